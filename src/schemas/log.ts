@@ -1,0 +1,27 @@
+/** A log record on the wire. */
+import { Type, type Static } from '@sinclair/typebox'
+
+export const LogStream = Type.Union([Type.Literal('stdout'), Type.Literal('stderr')])
+export type LogStream = Static<typeof LogStream>
+
+/**
+ * One record of a log. `cursor` names the place just behind it ("<generation>:<byte offset>", opaque to clients):
+ * reading on from there loses and repeats nothing.
+ */
+export const LogRecord = Type.Union([
+  Type.Object({
+    type: Type.Literal('line'),
+    cursor: Type.String(),
+    at: Type.String({ description: 'When the bytes were read from the process, ISO 8601' }),
+    stream: LogStream,
+    text: Type.String({ description: 'Without its line end; bytes that are not UTF-8 become U+FFFD' }),
+    partial: Type.Boolean({ description: 'true: the line goes on in the next record of the same stream' }),
+  }, { additionalProperties: false }),
+  Type.Object({
+    type: Type.Literal('gap'),
+    cursor: Type.String(),
+    bytes: Type.Optional(Type.Integer({ description: 'How many bytes of the log file are gone, when that is known' })),
+    message: Type.String(),
+  }, { additionalProperties: false }),
+], { $id: 'LogRecord' })
+export type LogRecord = Static<typeof LogRecord>

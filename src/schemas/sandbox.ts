@@ -1,0 +1,144 @@
+/** A sandbox on the wire. */
+import { Type, type Static } from '@sinclair/typebox'
+import { Page, SandboxId, StringMap, Timestamp } from './wire.ts'
+
+const GiB = 1024 ** 3
+const noNul = '^[^\\u0000]*$'
+
+export const maxTimeoutMs = 365 * 24 * 3600 * 1000
+
+export const Labels = StringMap({
+  maxProperties: 64,
+  keyPattern: '^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$',
+  maxValueLength: 256,
+  description: 'Your own key-value pairs, to find the sandbox by; at most 64',
+})
+
+export const Env = StringMap({
+  maxProperties: 512,
+  keyPattern: '^[A-Za-z_][A-Za-z0-9_.-]{0,254}$',
+  maxValueLength: 128 * 1024,
+  description: 'Environment variables; nothing of the daemon\'s own environment is passed in',
+})
+
+export const Argv = Type.Array(Type.String({ maxLength: 128 * 1024, pattern: noNul }), {
+  minItems: 1,
+  maxItems: 4096,
+  description: 'Program and arguments; no shell is involved',
+  examples: [['sh', '-c', 'echo hello']],
+})
+
+export const User = Type.String({
+  minLength: 1,
+  maxLength: 128,
+  pattern: '^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$',
+  description: 'uid, uid:gid, name or name:group; names are looked up in the image',
+  examples: ['1000:1000'],
+})
+
+export const AbsolutePath = Type.String({ minLength: 1, maxLength: 4096, pattern: '^/[^\\u0000]*$', description: 'Absolute path inside the sandbox' })
+
+export const Resources = Type.Object({
+  cpuMillis: Type.Integer({ minimum: 10, maximum: 32_000, default: 2000, description: 'CPU time, in thousandths of a core' }),
+  memoryBytes: Type.Integer({ minimum: 64 * 1024 ** 2, maximum: 128 * GiB, default: 2 * GiB, description: 'Memory, in bytes' }),
+  pids: Type.Integer({ minimum: 8, maximum: 32_768, default: 512, description: 'Processes and threads of each user inside the sandbox' }),
+  diskBytes: Type.Optional(Type.Integer({ minimum: 16 * 1024 ** 2, maximum: 1024 * GiB, description: 'Space for files written inside, in bytes; without it the host\'s disk is the limit' })),
+}, { $id: 'Resources', additionalProperties: false })
+export type Resources = Static<typeof Resources>
+
+export const SandboxStatus = Type.Union([
+  Type.Literal('pending'), Type.Literal('creating'), Type.Literal('created'), Type.Literal('running'), Type.Literal('paused'),
+  Type.Literal('stopping'), Type.Literal('stopped'), Type.Literal('failed'),
+], { description: 'pending → creating → created → running ⇄ paused → stopping → stopped | failed' })
+export type SandboxStatus = Static<typeof SandboxStatus>
+
+export const EndReason = Type.Union([
+  Type.Literal('exited'), Type.Literal('signaled'), Type.Literal('out_of_memory'), Type.Literal('timed_out'), Type.Literal('idle'),
+  Type.Literal('requested'), Type.Literal('drained'), Type.Literal('setup_failed'), Type.Literal('runtime_crashed'),
+  Type.Literal('host_restarted'), Type.Literal('lost'),
+], { description: 'Why the sandbox ended' })
+export type EndReason = Static<typeof EndReason>
+
+/** How a sandbox ended. */
+export const SandboxEnd = Type.Object({
+  reason: EndReason,
+  at: Timestamp,
+  exitCode: Type.Optional(Type.Integer({ description: 'Exit code of the main process; 128 + n when signal n ended it' })),
+  signal: Type.Optional(Type.String({ description: 'Name of the signal that ended the main process' })),
+  step: Type.Optional(Type.String({ description: 'setup_failed: the step that failed' })),
+  message: Type.Optional(Type.String()),
+  peakMemoryBytes: Type.Optional(Type.Integer({ description: 'Highest memory use seen, in bytes' })),
+}, { $id: 'SandboxEnd', additionalProperties: false })
+export type SandboxEnd = Static<typeof SandboxEnd>
+
+export const StepTiming = Type.Object({
+  step: Type.String(),
+  durationMs: Type.Number(),
+}, { $id: 'StepTiming', additionalProperties: false })
+export type StepTiming = Static<typeof StepTiming>
+
+/** A host resource whose release failed; the reconciler tries again. */
+export const Leak = Type.Object({
+  step: Type.String(),
+  message: Type.String(),
+}, { $id: 'Leak', additionalProperties: false })
+export type Leak = Static<typeof Leak>
+
+export const SandboxCreate = Type.Object({
+  image: Type.String({ minLength: 1, maxLength: 1024, pattern: noNul, description: 'Image reference: berth/base, dir:<rootfs>, oci:<layout>[:tag]', examples: ['berth/base'] }),
+  entrypoint: Type.Optional(Argv),
+  env: Type.Optional(Env),
+  workingDir: Type.Optional(AbsolutePath),
+  user: Type.Optional(User),
+  resources: Type.Optional(Type.Partial(Resources, { $id: undefined, additionalProperties: false })),
+  labels: Type.Optional(Labels),
+  timeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'Stop the sandbox this long after its start, in milliseconds; paused time does not count' })),
+  idleTimeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'Stop the sandbox after this long without an exec, in milliseconds' })),
+  runtime: Type.Optional(Type.String({ minLength: 1, maxLength: 64, description: 'OCI runtime: runsc (gVisor, the default) or runc' })),
+  hostname: Type.Optional(Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$', description: 'Host name inside' })),
+  start: Type.Optional(Type.Boolean({ default: true, description: 'false: create it only; POST …/start starts it' })),
+}, { $id: 'SandboxCreate', additionalProperties: false })
+export type SandboxCreate = Static<typeof SandboxCreate>
+
+export const SandboxUpdate = Type.Object({
+  labels: Type.Optional(Labels),
+  timeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'Move the deadline to this long from now; a deadline is only ever extended' })),
+}, { $id: 'SandboxUpdate', additionalProperties: false, minProperties: 1 })
+export type SandboxUpdate = Static<typeof SandboxUpdate>
+
+export const Sandbox = Type.Object({
+  id: SandboxId,
+  status: SandboxStatus,
+  image: Type.Object({
+    reference: Type.String(),
+    digest: Type.Optional(Type.String()),
+  }, { additionalProperties: false }),
+  entrypoint: Type.Optional(Type.Array(Type.String(), { description: 'Absent: the sandbox idles under its init, ready for execs' })),
+  env: Type.Record(Type.String(), Type.String()),
+  workingDir: Type.String(),
+  user: Type.String(),
+  resources: Resources,
+  labels: Type.Record(Type.String(), Type.String()),
+  runtime: Type.String(),
+  hostname: Type.String(),
+  timeoutMs: Type.Optional(Type.Integer()),
+  idleTimeoutMs: Type.Optional(Type.Integer()),
+  deadlineAt: Type.Optional(Timestamp),
+  idleDeadlineAt: Type.Optional(Timestamp),
+  createdAt: Timestamp,
+  startedAt: Type.Optional(Timestamp),
+  deletedAt: Type.Optional(Timestamp),
+  end: Type.Optional(SandboxEnd),
+  timings: Type.Array(StepTiming, { description: 'How long each set-up step took' }),
+  leaks: Type.Array(Leak, { description: 'Host resources whose release failed and is being tried again' }),
+}, { $id: 'Sandbox', additionalProperties: false })
+export type Sandbox = Static<typeof Sandbox>
+
+export const SandboxPage = Page(Sandbox, 'SandboxPage')
+export type SandboxPage = Static<typeof SandboxPage>
+
+export const SandboxStop = Type.Object({
+  force: Type.Optional(Type.Boolean({ default: false, description: 'SIGKILL at once' })),
+  graceMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 600_000, default: 10_000, description: 'How long after SIGTERM before SIGKILL, in milliseconds' })),
+}, { $id: 'SandboxStop', additionalProperties: false })
+export type SandboxStop = Static<typeof SandboxStop>
