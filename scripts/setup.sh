@@ -1,0 +1,189 @@
+#!/usr/bin/env bash
+# Installs what Berth needs on this machine: programs by apt, npm packages beside the checkout.
+# Idempotent: when everything is there it only looks, and does not touch the network.
+#   scripts/setup.sh [--quiet]     --quiet: a line only for what is done, none for what is already there
+set -euo pipefail
+
+quiet=no
+case "${1:-}" in
+  '') ;;
+  --quiet) quiet=yes ;;
+  *) echo "setup: unknown option '$1'; usage: scripts/setup.sh [--quiet]" >&2; exit 2 ;;
+esac
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+backports_file=/etc/apt/sources.list.d/berth-backports.sources
+# The first runsc whose systrap platform runs current coreutils.
+runsc_minimum=20240701
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
+
+say () { echo "setup: $*"; }
+note () { [ "$quiet" = yes ] || say "$*"; }
+fail () { echo "setup: $1" >&2; shift; for line in "$@"; do echo "       $line" >&2; done; exit 1; }
+
+as_root () {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; return; fi
+  command -v sudo >/dev/null || fail 'root is needed to install programs, and sudo is not here' 'run this as root: npm run setup'
+  sudo --preserve-env=DEBIAN_FRONTEND,LC_ALL "$@"
+}
+
+# ---- programs -------------------------------------------------------------------------------------------
+
+# program:package; a program that is there some other way (a vendor's package, /usr/local) is left alone.
+programs='conmon:conmon tini-static:tini catatonit:catatonit runc:runc nft:nftables ip:iproute2
+  conntrack:conntrack fusermount3:fuse3 umoci:umoci mkfs.ext4:e2fsprogs nsenter:util-linux losetup:mount'
+
+missing_packages () {
+  local entry
+  for entry in $programs; do
+    command -v "${entry%%:*}" >/dev/null || echo "${entry#*:}"
+  done
+  # The base image is made of this file alone, so a dynamically linked busybox does not do.
+  if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then echo busybox-static; fi
+}
+
+# Prints the build date (YYYYMMDD) of the runsc on PATH; 0 when there is none.
+runsc_date () {
+  local date
+  date=$(runsc --version 2>/dev/null | grep -oE '20[0-9]{6}' | head -n 1) || true
+  echo "${date:-0}"
+}
+
+# Fails when apt knows no candidate of that date or later.
+apt_has_good_runsc () {
+  local date
+  date=$(apt-cache madison runsc 2>/dev/null | grep -oE '20[0-9]{6}' | sort -rn | head -n 1) || true
+  [ "${date:-0}" -ge "$runsc_minimum" ]
+}
+
+apt_updated=no
+# A broken third-party source makes this fail though our own packages can be had, so its verdict is not asked.
+apt_update () {
+  say 'reading the package lists (apt-get update)'
+  as_root apt-get -q update -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 \
+    -o DPkg::Lock::Timeout=120 >"$log" 2>&1 || note 'some package sources did not answer; going on with the others'
+  apt_updated=yes
+}
+
+apt_install () {
+  say "installing $*"
+  as_root apt-get -q install -y --no-install-recommends -o DPkg::Lock::Timeout=120 \
+    -o Dpkg::Options::=--force-confold "$@" >"$log" 2>&1
+}
+
+# The value of one option (Signed-By, Trusted) of the entry in source file $1 that names mirror $2; empty when unset.
+source_option () {
+  local file=$1 uri=${2%/} option=$3
+  case "$file" in
+    *.sources)
+      awk -v uri="$uri" -v option="$option:" 'BEGIN { RS = ""; FS = "\n" }
+        index($0, uri) { for (i = 1; i <= NF; i++) if (index($i, option) == 1) { sub(/^[^:]*:[ \t]*/, "", $i); print $i; exit } }' "$file" ;;
+    *)
+      grep -E '^deb ' "$file" | grep -F "$uri" | grep -oiE "[[ ]$option=[^] ]+" | head -n 1 | sed 's/^[^=]*=//' || true ;;
+  esac
+}
+
+# Adds the backports suite of the mirror this machine uses for its own release.
+add_backports () {
+  local suite="$VERSION_CODENAME-backports" line uri entry signed trusted
+  # Asked of apt itself, because sources come in two formats and many files.
+  line=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI) $(SOURCESENTRY)' 'Created-By: Packages' |
+    grep -E "^$VERSION_CODENAME main " | head -n 1) || true
+  [ -n "$line" ] || fail "apt has no source for '$VERSION_CODENAME main', so its backports cannot be found" \
+    "add the Debian mirror to /etc/apt/sources.list.d, then run this again"
+  read -r _ _ uri entry <<<"$line"
+  entry=${entry%:*}
+  signed=$(source_option "$entry" "$uri" Signed-By)
+  trusted=$(source_option "$entry" "$uri" Trusted)
+  # A key written into the entry itself spans lines; the archive's keyring holds the same one.
+  [[ $signed == /* ]] || signed=/usr/share/keyrings/debian-archive-keyring.gpg
+  [ -f "$signed" ] || signed=
+  say "adding the package source $suite in $backports_file"
+  {
+    printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n' "${uri%/}" "$suite"
+    [ -z "$signed" ] || printf 'Signed-By: %s\n' "$signed"
+    [ "$trusted" != yes ] || printf 'Trusted: yes\n'
+  } | as_root tee "$backports_file" >/dev/null
+}
+
+install_packages () {
+  local packages=$1
+  [ "$apt_updated" = yes ] || apt_update
+  # shellcheck disable=SC2086 # a list of words
+  apt_install $packages || {
+    tail -n 15 "$log" >&2
+    fail 'apt could not install the packages above' "mend what apt says, then run: sudo apt-get install $packages"
+  }
+}
+
+install_runsc () {
+  local how='install runsc of July 2024 or later: https://gvisor.dev/docs/user_guide/install/'
+  [ "$apt_updated" = yes ] || apt_update
+  if ! apt_has_good_runsc; then
+    [ "$ID" = debian ] || fail "this $ID has no runsc (gVisor) that is young enough" "$how"
+    add_backports
+    apt_update
+    apt_has_good_runsc || fail "the mirror of this machine has no runsc (gVisor) in $VERSION_CODENAME-backports" \
+      "see what it answers: sudo apt-get update && apt-cache policy runsc" "or $how"
+  fi
+  local version
+  version=$(apt-cache madison runsc | awk '{ print $3 }' | grep -E '20[0-9]{6}' | sort -rV | head -n 1)
+  apt_install "runsc=$version" || { tail -n 15 "$log" >&2; fail 'apt could not install runsc' "$how"; }
+}
+
+list_by_hand () {
+  fail "this is ${PRETTY_NAME:-an unknown system}; the set-up knows Debian 12, Debian 13 and Ubuntu 24.04. Install by hand:" \
+    "conmon >= 2.1, runc, runsc (gVisor) of July 2024 or later, tini (static) or catatonit, busybox (static)," \
+    'nftables, iproute2, conntrack, fuse3, umoci, e2fsprogs, util-linux' \
+    "gVisor: https://gvisor.dev/docs/user_guide/install/   then 'bin/berth doctor' says what is left"
+}
+
+host_packages () {
+  local packages date
+  packages=$(missing_packages | tr '\n' ' ')
+  date=$(runsc_date)
+  if [ -z "$packages" ] && [ "$date" -ge "$runsc_minimum" ]; then
+    note 'host packages: all there'
+    return
+  fi
+  # shellcheck disable=SC1091
+  ID='' VERSION_ID='' VERSION_CODENAME=''; [ ! -r /etc/os-release ] || . /etc/os-release
+  case "$ID-$VERSION_ID" in debian-12 | debian-13 | ubuntu-24.04) ;; *) list_by_hand ;; esac
+  command -v apt-get >/dev/null || list_by_hand
+  log=$(mktemp); trap 'rm -f "$log"' EXIT
+  [ -z "$packages" ] || install_packages "$packages"
+  [ "$date" -ge "$runsc_minimum" ] || install_runsc
+  hash -r
+  packages=$(missing_packages | tr '\n' ' ')
+  [ -z "$packages" ] || fail "apt installed its packages, and these are still not to be found: $packages" "see: bin/berth doctor"
+  [ "$(runsc_date)" -ge "$runsc_minimum" ] || fail "runsc on PATH ($(command -v runsc)) is older than July 2024" \
+    'remove that one, then run this again'
+  say 'host packages: installed'
+}
+
+# ---- npm ------------------------------------------------------------------------------------------------
+
+# Fails when npm has not installed what package-lock.json says.
+npm_is_current () {
+  local stamp="$repo/node_modules/.package-lock.json"
+  [ -f "$stamp" ] || return 1
+  # npm writes both files in one go, in no certain order: a couple of seconds mean nothing.
+  [ "$(stat -c %Y "$repo/package-lock.json")" -le $(($(stat -c %Y "$stamp") + 2)) ]
+}
+
+npm_packages () {
+  if npm_is_current; then
+    note 'npm packages: all there'
+    return
+  fi
+  command -v npm >/dev/null || fail 'npm is not here' 'install Node.js with npm (any version from 20 on): sudo apt-get install npm'
+  say 'installing npm packages (npm ci)'
+  (cd "$repo" && npm ci --no-audit --no-fund --loglevel=error) ||
+    fail 'npm ci did not end well' 'look at the message above; when the registry was out of reach, run this again'
+  touch "$repo/node_modules/.package-lock.json"
+}
+
+host_packages
+npm_packages
+"$repo/bin/node24" -e '' || exit 1
+note 'ready'
