@@ -1,10 +1,10 @@
 /** An event on the wire: something that happened to a sandbox or an exec. */
 import { Type, type Static } from '@sinclair/typebox'
-import { Page, Timestamp } from './wire.ts'
+import { Page, Timestamp, Words } from './wire.ts'
 
-export const EventType = Type.Union([
-  Type.Literal('sandbox.status'), Type.Literal('sandbox.updated'), Type.Literal('sandbox.deleted'), Type.Literal('sandbox.leak'),
-  Type.Literal('exec.started'), Type.Literal('exec.ended'), Type.Literal('host.started'), Type.Literal('host.stopping'),
+export const EventType = Words([
+  'sandbox.status', 'sandbox.updated', 'sandbox.deleted', 'sandbox.leak', 'exec.started', 'exec.ended', 'host.started',
+  'host.stopping',
 ])
 export type EventType = Static<typeof EventType>
 

@@ -1,7 +1,7 @@
 /** An exec on the wire: a process started in a running sandbox. */
 import { Type, type Static } from '@sinclair/typebox'
 import { AbsolutePath, Argv, Env, User, maxTimeoutMs } from './sandbox.ts'
-import { ExecId, Page, SandboxId, SignalName, Timestamp } from './wire.ts'
+import { ExecId, Page, SandboxId, SignalName, Timestamp, Words } from './wire.ts'
 
 export const ExecCreate = Type.Object({
   argv: Argv,
@@ -9,14 +9,14 @@ export const ExecCreate = Type.Object({
   cwd: Type.Optional(AbsolutePath),
   user: Type.Optional(User),
   stdin: Type.Optional(Type.String({ maxLength: 8 * 1024 ** 2, description: 'Given to the process on its standard input, which is then closed' })),
-  encoding: Type.Optional(Type.Union([Type.Literal('utf8'), Type.Literal('base64')], { default: 'utf8', description: 'Of stdin, and of stdout and stderr in the answer; in utf8 bytes that are not text become U+FFFD' })),
+  encoding: Type.Optional(Words(['utf8', 'base64'], { default: 'utf8', description: 'Of stdin, and of stdout and stderr in the answer; in utf8 bytes that are not text become U+FFFD' })),
   timeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'SIGKILL the process after this long, in milliseconds' })),
   maxOutputBytes: Type.Optional(Type.Integer({ minimum: 0, maximum: 64 * 1024 ** 2, default: 4 * 1024 ** 2, description: 'Keep at most this many bytes of each of stdout and stderr in the answer; the rest is dropped and `truncated` says so' })),
   detach: Type.Optional(Type.Boolean({ default: false, description: 'Answer at once; the exec is a resource with status, log and exit code that survive the daemon' })),
 }, { $id: 'ExecCreate', additionalProperties: false })
 export type ExecCreate = Static<typeof ExecCreate>
 
-export const ExecStatus = Type.Union([Type.Literal('starting'), Type.Literal('running'), Type.Literal('exited'), Type.Literal('failed'), Type.Literal('lost')], {
+export const ExecStatus = Words(['starting', 'running', 'exited', 'failed', 'lost'], {
   description: 'exited: exitCode is there. failed: it could not be started. lost: it ended with its sandbox or host before its exit code was known',
 })
 export type ExecStatus = Static<typeof ExecStatus>
@@ -73,4 +73,4 @@ export const ExecEvent = Type.Union([
 export type ExecEvent = Static<typeof ExecEvent>
 
 export const ExecSignal = Type.Object({ signal: SignalName }, { $id: 'ExecSignal', additionalProperties: false })
-export type ExecSignal = { signal: SignalName }
+export type ExecSignal = Static<typeof ExecSignal>

@@ -1,6 +1,6 @@
 /** This machine and daemon on the wire. */
 import { Type, type Static } from '@sinclair/typebox'
-import { Timestamp } from './wire.ts'
+import { Timestamp, Words } from './wire.ts'
 
 export const RuntimeInfo = Type.Object({
   name: Type.String(),
@@ -15,7 +15,7 @@ export const Host = Type.Object({
   id: Type.String({ description: 'Made once for a state directory' }),
   hostname: Type.String(),
   version: Type.String({ description: 'Of Berth' }),
-  status: Type.Union([Type.Literal('starting'), Type.Literal('ready'), Type.Literal('stopping')]),
+  status: Words(['starting', 'ready', 'stopping']),
   startedAt: Timestamp,
   pid: Type.Integer(),
   kernel: Type.String(),

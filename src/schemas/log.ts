@@ -1,7 +1,8 @@
 /** A log record on the wire. */
 import { Type, type Static } from '@sinclair/typebox'
+import { Words } from './wire.ts'
 
-export const LogStream = Type.Union([Type.Literal('stdout'), Type.Literal('stderr')])
+export const LogStream = Words(['stdout', 'stderr'])
 export type LogStream = Static<typeof LogStream>
 
 /**

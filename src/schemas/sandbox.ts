@@ -1,29 +1,30 @@
 /** A sandbox on the wire. */
 import { Type, type Static } from '@sinclair/typebox'
-import { Page, SandboxId, StringMap, Timestamp } from './wire.ts'
+import { Page, SandboxId, StringMap, Timestamp, Words, noNul, pattern } from './wire.ts'
 
 const GiB = 1024 ** 3
-const noNul = '^[^\\u0000]*$'
 
 export const maxTimeoutMs = 365 * 24 * 3600 * 1000
 
 export const Labels = StringMap({
   maxProperties: 64,
-  keyPattern: '^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$',
+  keyPattern: pattern('^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$', 'names have at most 63 letters, digits and . _ / -, and begin and end with a letter or digit'),
   maxValueLength: 256,
   description: 'Your own key-value pairs, to find the sandbox by; at most 64',
 })
 
 export const Env = StringMap({
   maxProperties: 512,
-  keyPattern: '^[A-Za-z_][A-Za-z0-9_.-]{0,254}$',
+  keyPattern: pattern('^[A-Za-z_][A-Za-z0-9_.-]{0,254}$', 'names have at most 255 letters, digits and _ . -, and do not begin with a digit'),
   maxValueLength: 128 * 1024,
+  maxTotalBytes: 1024 ** 2,
   description: 'Environment variables; nothing of the daemon\'s own environment is passed in',
 })
 
 export const Argv = Type.Array(Type.String({ maxLength: 128 * 1024, pattern: noNul }), {
   minItems: 1,
   maxItems: 4096,
+  'x-maxTotalBytes': 1024 ** 2,
   description: 'Program and arguments; no shell is involved',
   examples: [['sh', '-c', 'echo hello']],
 })
@@ -31,12 +32,12 @@ export const Argv = Type.Array(Type.String({ maxLength: 128 * 1024, pattern: noN
 export const User = Type.String({
   minLength: 1,
   maxLength: 128,
-  pattern: '^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$',
+  pattern: pattern('^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$', 'must be uid, uid:gid, name or name:group'),
   description: 'uid, uid:gid, name or name:group; names are looked up in the image',
   examples: ['1000:1000'],
 })
 
-export const AbsolutePath = Type.String({ minLength: 1, maxLength: 4096, pattern: '^/[^\\u0000]*$', description: 'Absolute path inside the sandbox' })
+export const AbsolutePath = Type.String({ minLength: 1, maxLength: 4096, pattern: pattern('^/[^\\u0000]*$', 'must be an absolute path (it begins with /) without NUL characters'), description: 'Absolute path inside the sandbox' })
 
 export const Resources = Type.Object({
   cpuMillis: Type.Integer({ minimum: 10, maximum: 32_000, default: 2000, description: 'CPU time, in thousandths of a core' }),
@@ -46,16 +47,14 @@ export const Resources = Type.Object({
 }, { $id: 'Resources', additionalProperties: false })
 export type Resources = Static<typeof Resources>
 
-export const SandboxStatus = Type.Union([
-  Type.Literal('pending'), Type.Literal('creating'), Type.Literal('created'), Type.Literal('running'), Type.Literal('paused'),
-  Type.Literal('stopping'), Type.Literal('stopped'), Type.Literal('failed'),
+export const SandboxStatus = Words([
+  'pending', 'creating', 'created', 'running', 'paused', 'stopping', 'stopped', 'failed',
 ], { description: 'pending → creating → created → running ⇄ paused → stopping → stopped | failed' })
 export type SandboxStatus = Static<typeof SandboxStatus>
 
-export const EndReason = Type.Union([
-  Type.Literal('exited'), Type.Literal('signaled'), Type.Literal('out_of_memory'), Type.Literal('timed_out'), Type.Literal('idle'),
-  Type.Literal('requested'), Type.Literal('drained'), Type.Literal('setup_failed'), Type.Literal('runtime_crashed'),
-  Type.Literal('host_restarted'), Type.Literal('lost'),
+export const EndReason = Words([
+  'exited', 'signaled', 'out_of_memory', 'timed_out', 'idle', 'requested', 'drained', 'setup_failed', 'runtime_crashed',
+  'host_restarted', 'lost',
 ], { description: 'Why the sandbox ended' })
 export type EndReason = Static<typeof EndReason>
 
@@ -94,8 +93,8 @@ export const SandboxCreate = Type.Object({
   labels: Type.Optional(Labels),
   timeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'Stop the sandbox this long after its start, in milliseconds; paused time does not count' })),
   idleTimeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'Stop the sandbox after this long without an exec, in milliseconds' })),
-  runtime: Type.Optional(Type.String({ minLength: 1, maxLength: 64, description: 'OCI runtime: runsc (gVisor, the default) or runc' })),
-  hostname: Type.Optional(Type.String({ pattern: '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$', description: 'Host name inside' })),
+  runtime: Type.Optional(Type.String({ minLength: 1, maxLength: 64, pattern: pattern('^[a-z0-9][a-z0-9._-]*$', 'must be the name of a runtime, such as runsc or runc'), description: 'OCI runtime: runsc (gVisor, the default) or runc' })),
+  hostname: Type.Optional(Type.String({ pattern: pattern('^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$', 'must be a host name: at most 63 of a-z, 0-9 and -, neither first nor last a -'), description: 'Host name inside' })),
   start: Type.Optional(Type.Boolean({ default: true, description: 'false: create it only; POST …/start starts it' })),
 }, { $id: 'SandboxCreate', additionalProperties: false })
 export type SandboxCreate = Static<typeof SandboxCreate>
