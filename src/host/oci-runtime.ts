@@ -1,0 +1,295 @@
+/**
+ * One interface over OCI runtimes (opencontainers/runtime-spec, runtime.md; the command line as runc has it).
+ * What differs between runsc and runc is data: a profile. Only this file reads their exit codes and messages.
+ */
+import { spawn, type ChildProcess } from 'node:child_process'
+import { readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { BerthError } from '../errors.ts'
+import { cleanEnv, runCommand, signalName, type CommandResult } from './command.ts'
+import { RuntimeRefusal, startMonitored, type Monitored } from './conmon.ts'
+import type { OciProcess } from './oci-spec.ts'
+
+export type ContainerStatus = 'creating' | 'created' | 'running' | 'paused' | 'stopped'
+
+export interface ContainerPlaces {
+  id: string
+  bundleDir: string
+  runDir: string
+  exitDir: string
+  logPath: string
+}
+
+export interface ExecPlaces {
+  execId: string
+  containerId: string
+  /** Holds process.json; conmon's fifos are made here. */
+  dir: string
+  runDir: string
+  exitDir: string
+  logPath: string
+}
+
+/** A process attached to this daemon by pipes. */
+export interface AttachedProcess {
+  child: ChildProcess
+  /** Resolves when the client has ended, with what that means. Output may still be in the pipes. */
+  ended: Promise<{ exitCode: number, signal?: string }>
+}
+
+/** What sets one runtime apart. */
+export interface RuntimeProfile {
+  name: string
+  /** Flags that every call for a container must carry alike. */
+  globalArgs: readonly string[]
+  /** joined: the process enters a cgroup that we made; runtime: the runtime applies linux.cgroupsPath itself. */
+  cgroups: 'joined' | 'runtime'
+  /** How the pid of an exec is learnt, and in whose pid namespace it counts. */
+  execPid: { option: string, namespace: 'container' | 'host' }
+  /** Memory and processes of the runtime itself that count in the sandbox's cgroup. */
+  overhead: { memoryBytes: number, pids: number, pidsPerPid: number }
+  /** Whether the guest's resources may be left to the runtime as well. */
+  platform?: string
+}
+
+export const runtimeProfiles: Readonly<Record<string, RuntimeProfile>> = Object.freeze({
+  runsc: {
+    name: 'runsc',
+    platform: 'systrap',
+    globalArgs: [
+      '--platform=systrap', // KVM hangs on nested hosts
+      '--network=none', // loopback only
+      '--directfs=false', // with it, opening a symlink fails with EBADF on recent kernels
+      '--overlay2=none', // the overlay is ours, so that what is written survives a stop
+      '--ignore-cgroups', // the cgroup is ours
+    ],
+    cgroups: 'joined',
+    execPid: { option: '--internal-pid-file', namespace: 'container' },
+    // At rest the sentry takes 25-33 MB and the gofer 22 MB; each guest process is a stub process of the host with its threads.
+    overhead: { memoryBytes: 64 * 1024 ** 2, pids: 256, pidsPerPid: 3 },
+  },
+  runc: {
+    name: 'runc',
+    globalArgs: [],
+    cgroups: 'runtime',
+    execPid: { option: '--pid-file', namespace: 'host' },
+    overhead: { memoryBytes: 0, pids: 8, pidsPerPid: 1 },
+  },
+})
+
+export interface OciRuntime {
+  readonly profile: RuntimeProfile
+  create (places: ContainerPlaces, cgroupProcsFiles: readonly string[], signal?: AbortSignal): Promise<Monitored>
+  start (id: string, signal?: AbortSignal): Promise<void>
+  /** undefined: the runtime knows no such container. */
+  status (id: string): Promise<ContainerStatus | undefined>
+  /** Sends a signal to pid 1, or to every process. A container that has ended is fine. */
+  kill (id: string, signal: string, options?: { all?: boolean }): Promise<void>
+  pause (id: string): Promise<void>
+  resume (id: string): Promise<void>
+  /** Removes a container whose process has ended; one that the runtime does not know is fine. */
+  delete (id: string): Promise<void>
+  list (): Promise<string[]>
+  exec (places: ExecPlaces, process: OciProcess): Promise<AttachedProcess>
+  execMonitored (places: ExecPlaces, process: OciProcess, signal?: AbortSignal): Promise<Monitored>
+  /** Sends a signal to an exec's process inside; one that has ended is fine. */
+  signalExec (places: ExecPlaces, signal: string): Promise<void>
+}
+
+export interface CommandRuntimeOptions {
+  profile: RuntimeProfile
+  path: string
+  /** The runtime's own state; below the run directory, so that it goes with a reboot. */
+  root: string
+  conmonPath: string
+  joinCgroupPath: string
+}
+
+/** A runtime that is a program on the host. */
+export class CommandRuntime implements OciRuntime {
+  readonly profile: RuntimeProfile
+  readonly #options: CommandRuntimeOptions
+
+  constructor (options: CommandRuntimeOptions) {
+    this.profile = options.profile
+    this.#options = options
+  }
+
+  async create (places: ContainerPlaces, cgroupProcsFiles: readonly string[], signal?: AbortSignal): Promise<Monitored> {
+    const direct = [this.#options.path, ...this.#globalArgs()] as const
+    const runtime: [string, ...string[]] = this.profile.cgroups === 'joined'
+      ? [this.#options.joinCgroupPath, ...cgroupProcsFiles, '--', ...direct]
+      : [...direct]
+    try {
+      return await startMonitored({ ...places, containerId: places.id, conmonPath: this.#options.conmonPath, runtime }, signal)
+    } catch (error) {
+      throw refusalError(error, this.profile.name)
+    }
+  }
+
+  async start (id: string, signal?: AbortSignal): Promise<void> {
+    await this.#must(['start', id], signal)
+  }
+
+  async status (id: string): Promise<ContainerStatus | undefined> {
+    const result = await this.#run(['state', id])
+    if (result.exitCode !== 0) {
+      if (saysUnknown(result.stderr)) return undefined
+      throw this.#failure('state', result)
+    }
+    return (JSON.parse(result.stdout) as { status: ContainerStatus }).status
+  }
+
+  async kill (id: string, signal: string, options: { all?: boolean } = {}): Promise<void> {
+    const result = await this.#run(['kill', ...(options.all ? ['--all'] : []), id, signal])
+    if (result.exitCode !== 0 && !saysUnknown(result.stderr) && !saysEnded(result.stderr)) throw this.#failure('kill', result)
+  }
+
+  async pause (id: string): Promise<void> {
+    await this.#must(['pause', id])
+  }
+
+  async resume (id: string): Promise<void> {
+    await this.#must(['resume', id])
+  }
+
+  async delete (id: string): Promise<void> {
+    const result = await this.#run(['delete', id])
+    if (result.exitCode !== 0 && !saysUnknown(result.stderr)) throw this.#failure('delete', result)
+  }
+
+  async list (): Promise<string[]> {
+    const result = await this.#must(['list', '--quiet'])
+    return result.stdout.split('\n').filter(Boolean)
+  }
+
+  async exec (places: ExecPlaces, process: OciProcess): Promise<AttachedProcess> {
+    const specPath = join(places.runDir, 'process.json')
+    const errorPath = join(places.runDir, 'error.json')
+    await writeFile(specPath, JSON.stringify(process), { mode: 0o600 })
+    const args = [...this.#globalArgs(), '--log', errorPath, '--log-format', 'json', 'exec', '--process', specPath, ...this.#execPidOptions(places), places.containerId]
+    const child = spawn(this.#options.path, args, { env: cleanEnv, cwd: '/', stdio: ['pipe', 'pipe', 'pipe'] })
+    const ended = new Promise<number>((resolve, reject) => {
+      child.once('error', reject)
+      child.once('exit', (code, signal) => resolve(code ?? (signal === 'SIGKILL' ? 137 : 128)))
+    })
+    return { child, ended: ended.then(code => this.#classifyExecEnd(code, errorPath)) }
+  }
+
+  async execMonitored (places: ExecPlaces, process: OciProcess, signal?: AbortSignal): Promise<Monitored> {
+    const processSpecPath = join(places.dir, 'process.json')
+    await writeFile(processSpecPath, JSON.stringify(process), { mode: 0o600 })
+    const runtimeOptions = this.profile.execPid.namespace === 'container' ? this.#execPidOptions(places) : []
+    try {
+      return await startMonitored({
+        ...places,
+        bundleDir: places.dir,
+        conmonPath: this.#options.conmonPath,
+        runtime: [this.#options.path, ...this.#globalArgs()],
+        exec: { id: places.execId, processSpecPath, runtimeOptions },
+      }, signal)
+    } catch (error) {
+      throw refusalError(error, this.profile.name)
+    }
+  }
+
+  async signalExec (places: ExecPlaces, signal: string): Promise<void> {
+    const pid = await readPid(this.#pidPath(places))
+    if (this.profile.execPid.namespace === 'host') {
+      try { process.kill(pid, signal as NodeJS.Signals) } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+      }
+      return
+    }
+    const result = await this.#run(['kill', '--pid', String(pid), places.containerId, signal])
+    if (result.exitCode !== 0 && !saysUnknown(result.stderr) && !saysEnded(result.stderr)) throw this.#failure('kill', result)
+  }
+
+  #execPidOptions (places: ExecPlaces): string[] {
+    return [this.profile.execPid.option, this.#pidPath(places)]
+  }
+
+  #pidPath (places: ExecPlaces): string {
+    // conmon writes the host's pid to `pid` itself; the pid inside goes beside it.
+    return join(places.runDir, this.profile.execPid.namespace === 'host' ? 'pid' : 'inner-pid')
+  }
+
+  /** A client's exit code says nothing certain when the runtime itself failed: its error log does. */
+  async #classifyExecEnd (exitCode: number, errorPath: string): Promise<{ exitCode: number, signal?: string }> {
+    const log = await readFile(errorPath, 'utf8').catch(() => '')
+    await rm(errorPath, { force: true })
+    const refusal = exitCode === 0 ? undefined : lastLoggedError(log)
+    if (refusal !== undefined) throw refusalError(new RuntimeRefusal(refusal), this.profile.name)
+    const signal = exitCode > 128 ? signalName(exitCode - 128) : undefined
+    return signal ? { exitCode, signal } : { exitCode }
+  }
+
+  async #must (args: string[], signal?: AbortSignal): Promise<CommandResult> {
+    const result = await this.#run(args, signal)
+    if (result.exitCode !== 0) throw this.#failure(args[0] ?? '', result)
+    return result
+  }
+
+  #run (args: string[], signal?: AbortSignal): Promise<CommandResult> {
+    return runCommand(this.#options.path, [...this.#globalArgs(), ...args], { timeoutMs: 60_000, ...(signal ? { signal } : {}) })
+  }
+
+  #globalArgs (): string[] {
+    return ['--root', this.#options.root, ...this.profile.globalArgs]
+  }
+
+  #failure (verb: string, result: CommandResult): Error {
+    return refusalError(new RuntimeRefusal(result.stderr.trim() || `exit code ${result.exitCode}`), `${this.profile.name} ${verb}`)
+  }
+}
+
+/** Messages by which a runtime says that a start was refused because of what was asked, tried on runsc 20240729 and runc 1.1. */
+const refusals: ReadonlyArray<{ pattern: RegExp, code: string, message: string }> = [
+  { pattern: /working directory|chdir to cwd/i, code: 'working_dir_not_found', message: 'the working directory does not exist in the sandbox; give one that does' },
+  { pattern: /(no such file or directory|executable file not found|not found in \$PATH)/i, code: 'command_not_found', message: 'the command was not found in the sandbox; check its name, its path and PATH' },
+  { pattern: /(permission denied|exec format error|is a directory)/i, code: 'command_not_executable', message: 'the command in the sandbox cannot be executed by this user; check its mode and kind' },
+]
+
+/** Turns a runtime's refusal into an error for the client where the client caused it; everything else stays internal with its cause. */
+export function refusalError (error: unknown, program: string): Error {
+  if (!(error instanceof RuntimeRefusal)) return error as Error
+  if (saysUnknown(error.message) && !/executing command|exec failed|starting container process/.test(error.message)) {
+    return new BerthError('conflict', 'sandbox_not_running', 'the sandbox has no running container; start it first', { cause: error })
+  }
+  if (/executing command|exec failed|starting container process/.test(error.message)) {
+    const refusal = refusals.find(({ pattern }) => pattern.test(error.message))
+    if (refusal) return new BerthError('invalid_argument', refusal.code, refusal.message, { cause: error })
+  }
+  return new Error(`${program} refused: ${error.message}`, { cause: error })
+}
+
+function saysUnknown (stderr: string): boolean {
+  return /file does not exist|does not exist|no such container|loading (container|sandbox)/i.test(stderr)
+}
+
+function saysEnded (stderr: string): boolean {
+  return /process already finished|not running|no such process|container is stopped|connection refused|no container/i.test(stderr)
+}
+
+function lastLoggedError (log: string): string | undefined {
+  for (const line of log.trim().split(/(?<=})\s*(?={)|\n/).reverse()) {
+    try {
+      const entry = JSON.parse(line) as { level?: string, msg?: string }
+      if (entry.level === 'error' || entry.level === 'fatal' || entry.level === 'warning') return entry.msg
+    } catch { /* a torn line */ }
+  }
+  return undefined
+}
+
+const pidFileRounds = 100
+
+/** The pid file appears once the process has started; a signal may come before that. */
+async function readPid (path: string): Promise<number> {
+  for (let round = 0; round < pidFileRounds; round++) {
+    const text = await readFile(path, 'latin1').catch(() => '')
+    if (/^\d+$/.test(text.trim())) return Number(text)
+    await delay(20)
+  }
+  throw new BerthError('unavailable', 'exec_not_started', 'the process has not started yet; try again')
+}
