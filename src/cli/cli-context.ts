@@ -1,0 +1,34 @@
+import type { Readable, Writable } from 'node:stream'
+
+/** What `berth serve` was given, as typed; absent means: not given, so the environment or the default decides. */
+export interface ServeOptions {
+  stateDir?: string
+  runDir?: string
+  listen?: string
+  socket?: string
+  stopSandboxes?: boolean
+  reclaimAndExit?: boolean
+}
+
+export interface DoctorOptions {
+  json?: boolean
+  /** false: look at the host only, start no sandbox. */
+  selfTest?: boolean
+}
+
+/** Everything the command line takes from the process around it; only main.ts knows the real ones. */
+export interface CliContext {
+  env: Readonly<Record<string, string | undefined>>
+  stdin: Readable
+  stdout: Writable
+  stderr: Writable
+  isTty: { stdin: boolean, stdout: boolean, stderr: boolean }
+  version: string
+  /** Calls the listener at each such signal until the returned function is called. */
+  onSignal: (signal: 'SIGINT' | 'SIGTERM', listener: () => void) => () => void
+  /** Run the daemon and the check of the host; each answers with the exit code. */
+  serve: (options: ServeOptions) => Promise<number>
+  doctor: (options: DoctorOptions) => Promise<number>
+  /** How long to wait for a daemon that answered before to come back, in milliseconds; 60 s when absent. */
+  comeBackMs?: number
+}

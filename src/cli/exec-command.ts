@@ -1,0 +1,157 @@
+import type { Command } from 'commander'
+import { BerthError } from '../errors.ts'
+import type { Exec, ExecCreate, ExecEvent } from '../schemas/exec.ts'
+import type { SignalName } from '../schemas/wire.ts'
+import { isKind } from './client.ts'
+import { ConnectionError } from './connection-error.ts'
+import { InterruptedError, watchInterrupts } from './interrupts.ts'
+import { gather, readEnv } from './key-values.ts'
+import { BrokenPipeError } from './output.ts'
+import { resolveSandboxId } from './sandbox-finder.ts'
+import { ownErrorCode } from './sandbox-text.ts'
+import type { Shell } from './shell.ts'
+import { parseDuration } from './units.ts'
+
+interface ExecFlags {
+  env?: string[]
+  envFile?: string[]
+  workdir?: string
+  user?: string
+  detach?: boolean
+  interactive?: boolean
+  tty?: boolean
+  timeout?: string
+  json?: boolean
+}
+
+// The request carries 8 MiB of text, which is 6 MiB of bytes in base64.
+const maxStdinBytes = 6 * 1024 ** 2
+// Each Ctrl-C is more insistent; one after the last leaves.
+const interruptSignals: SignalName[] = ['SIGINT', 'SIGTERM', 'SIGKILL']
+// What a shell answers for a program that is not there or cannot be run.
+const codeOfError: Record<string, number> = { command_not_found: 127, command_not_executable: 126 }
+
+export function addExecCommand (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
+  program.command('exec').summary('run a command in a running sandbox, and end with its exit code')
+    .description('Runs a command in a running sandbox and ends with its exit code.')
+    .argument('<ID>', 'id or the unique beginning of one').argument('<COMMAND...>', 'program and arguments')
+    .option('-e, --env <NAME=VALUE>', 'set a variable; NAME alone takes its value from here', gather)
+    .option('--env-file <FILE>', 'read variables from a file', gather)
+    .option('-w, --workdir <DIR>', 'directory to start in')
+    .option('-u, --user <USER>', 'user, as name, uid or uid:gid')
+    .option('-d, --detach', 'print the id of the exec and leave it running')
+    .option('-i, --interactive', 'read standard input to its end and pass it on')
+    .option('-t, --tty', 'terminals are not there yet')
+    .option('--timeout <DURATION>', 'kill it after this long, like 30s')
+    .option('--json', 'print the events of the stream, one JSON object a line; with -d the exec')
+    .passThroughOptions()
+    .action((id: string, argv: string[], flags: ExecFlags) => act(exec(shell, id, argv, flags)))
+}
+
+async function exec (shell: Shell, given: string, argv: string[], flags: ExecFlags): Promise<number> {
+  if (flags.tty) throw new BerthError('invalid_argument', 'usage', '-t: terminals come later; leave it out (-i alone passes standard input)')
+  const timeoutMs = flags.timeout === undefined ? undefined : parseDuration(flags.timeout, '--timeout')
+  const env = readEnv(flags.env, flags.envFile, shell.context.env)
+  const id = await resolveSandboxId(shell.client(), given)
+  const stdin = flags.interactive ? (await readAll(shell.context.stdin)).toString('base64') : undefined
+  const body: ExecCreate = { argv, env, cwd: flags.workdir, user: flags.user, stdin, encoding: 'base64', timeoutMs, detach: flags.detach }
+  const path = `/v1/sandboxes/${id}/execs`
+  if (!flags.detach) return new AttachedExec(shell, path, flags.json ?? false).run(body)
+  const started = await shell.client().request<Exec>('POST', path, { body })
+  await (flags.json ? shell.output.json(started) : shell.output.line(started.id))
+  return 0
+}
+
+async function readAll (stdin: AsyncIterable<Buffer | string>): Promise<Buffer> {
+  const chunks: Buffer[] = []
+  let bytes = 0
+  for await (const chunk of stdin) {
+    const buffer = Buffer.from(chunk as Buffer)
+    bytes += buffer.length
+    if (bytes > maxStdinBytes) throw new BerthError('invalid_argument', 'usage', '-i: standard input of more than 6 MiB does not fit into one exec; write it to a file inside in parts')
+    chunks.push(buffer)
+  }
+  return Buffer.concat(chunks)
+}
+
+/** One exec whose output streams here while it runs; interrupts go to the process inside. */
+class AttachedExec {
+  readonly #shell: Shell
+  readonly #path: string
+  readonly #json: boolean
+  readonly #left = new AbortController()
+  #execId: string | undefined
+  #early: SignalName[] = []
+
+  constructor (shell: Shell, path: string, json: boolean) {
+    this.#shell = shell
+    this.#path = path
+    this.#json = json
+  }
+
+  async run (body: ExecCreate): Promise<number> {
+    using _interrupts = watchInterrupts(this.#shell.context, (count, signal) => {
+      const name = signal === 'SIGTERM' && count === 1 ? 'SIGTERM' : interruptSignals[count - 1]
+      if (name === undefined) this.#left.abort(new InterruptedError(signal))
+      else this.#signal(name)
+    })
+    const events = this.#shell.client().stream<ExecEvent>('POST', this.#path, {
+      body: { ...body, encoding: this.#json ? 'utf8' : 'base64', stdin: this.#json ? decode(body.stdin) : body.stdin },
+      signal: this.#left.signal,
+    })
+    try {
+      for await (const event of events) {
+        if (this.#json) await this.#shell.output.line(JSON.stringify(event))
+        const exitCode = await this.#take(event)
+        if (exitCode !== undefined) return exitCode
+      }
+    } catch (error) {
+      // As a shell's pipe would: the writer is told that nobody reads.
+      if (error instanceof BrokenPipeError && this.#execId) await this.#send('SIGHUP')
+      throw this.#explainBreak(error)
+    }
+    throw this.#explainBreak(undefined)
+  }
+
+  /** The exit code, once it is known. */
+  async #take (event: ExecEvent): Promise<number | undefined> {
+    switch (event.type) {
+      case 'started':
+        this.#execId = event.id
+        for (const name of this.#early.splice(0)) this.#signal(name)
+        return undefined
+      case 'stdout':
+      case 'stderr':
+        if (this.#json) return undefined
+        await this.#shell.output[event.type === 'stdout' ? 'out' : 'err'](Buffer.from(event.data, 'base64'))
+        return undefined
+      case 'exit':
+        if (event.timedOut && !this.#json) await this.#shell.output.note('the command was killed at its timeout')
+        return event.exitCode
+      case 'error':
+        await this.#shell.output.note(event.message)
+        return codeOfError[event.code] ?? ownErrorCode
+    }
+  }
+
+  #signal (name: SignalName): void {
+    if (this.#execId === undefined) this.#early.push(name)
+    else this.#send(name).catch(error => { void this.#shell.output.note((error as Error).message).catch(() => {}) })
+  }
+
+  async #send (signal: SignalName): Promise<void> {
+    await this.#shell.client().request('POST', `${this.#path}/${this.#execId}/signal`, { body: { signal } }).catch(error => {
+      // It has ended meanwhile.
+      if (!isKind(error, 'conflict') && !isKind(error, 'not_found')) throw error
+    })
+  }
+
+  #explainBreak (error: unknown): unknown {
+    if (error !== undefined && !(error instanceof ConnectionError && error.stage === 'answer')) return error
+    return new BerthError('unavailable', 'exec_connection_lost', 'the connection to the daemon broke while the command ran, so its exit code is unknown; a command started with -d survives that', { cause: error })
+  }
+}
+
+function decode (stdin: string | undefined): string | undefined {
+  return stdin === undefined ? undefined : Buffer.from(stdin, 'base64').toString('utf8')
+}

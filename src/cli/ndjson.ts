@@ -1,0 +1,36 @@
+import { BerthError } from '../errors.ts'
+
+const newline = 10
+// Far above any record the daemon writes; a peer that sends no line end must not fill our memory.
+const defaultMaxLineBytes = 64 * 1024 ** 2
+
+/** The values of a stream of JSON lines, one at a time; holds no more than one line and one chunk. */
+export async function * parseNdjson<T> (chunks: AsyncIterable<Buffer>, options: { maxLineBytes?: number } = {}): AsyncGenerator<T> {
+  const maxLineBytes = options.maxLineBytes ?? defaultMaxLineBytes
+  let held: Buffer[] = []
+  let heldBytes = 0
+  for await (const chunk of chunks) {
+    let start = 0
+    for (let end = chunk.indexOf(newline); end !== -1; end = chunk.indexOf(newline, start)) {
+      held.push(chunk.subarray(start, end))
+      const line = held.length === 1 ? held[0]! : Buffer.concat(held)
+      held = []
+      heldBytes = 0
+      start = end + 1
+      if (line.length > 0) yield parseLine<T>(line)
+    }
+    if (start === chunk.length) continue
+    held.push(chunk.subarray(start))
+    heldBytes += chunk.length - start
+    if (heldBytes > maxLineBytes) throw new BerthError('internal', 'bad_answer', `the daemon sent a line of more than ${maxLineBytes} bytes`)
+  }
+  // What is left without a line end is half a record of a stream that broke: its place is read again.
+}
+
+function parseLine<T> (line: Buffer): T {
+  try {
+    return JSON.parse(line.toString('utf8')) as T
+  } catch (cause) {
+    throw new BerthError('internal', 'bad_answer', 'the daemon sent a line that is not JSON; do BERTH_URL or BERTH_SOCKET point to berth?', { cause })
+  }
+}

@@ -1,0 +1,144 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Command } from 'commander'
+import { BerthError } from '../errors.ts'
+import type { Sandbox } from '../schemas/sandbox.ts'
+import { isKind, type BerthClient } from './client.ts'
+import { InterruptedError, watchInterrupts } from './interrupts.ts'
+import { followLog } from './log-follower.ts'
+import { LogPrinter } from './log-printer.ts'
+import { BrokenPipeError } from './output.ts'
+import { Progress } from './progress.ts'
+import { addSandboxOptions, progressMode, toSandboxCreate, type SandboxFlags } from './sandbox-options.ts'
+import { describeEnd, describeTimings, exitCodeOf, isEnded, ownErrorCode } from './sandbox-text.ts'
+import type { Shell } from './shell.ts'
+
+interface RunFlags extends SandboxFlags {
+  rm?: boolean
+  detach?: boolean
+  interactive?: boolean
+  tty?: boolean
+}
+
+const endPollMs = 50
+
+export function addRunCommands (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
+  const run = program.command('run').summary('create a sandbox, run a command in it, and end with its exit code')
+    .description('Creates a sandbox, runs the command in it and ends with its exit code. Without a command the sandbox idles, ready for berth exec.')
+    .argument('<IMAGE>', 'like berth/base, dir:<rootfs> or oci:<layout>[:tag]').argument('[COMMAND...]', 'program and arguments')
+    .option('--rm', 'delete the sandbox when the command has ended')
+    .option('-d, --detach', 'print the id and leave it running')
+    .option('-i, --interactive', 'not for run: berth exec -i passes standard input')
+    .option('-t, --tty', 'not for run: terminals are not there yet')
+  addSandboxOptions(run).passThroughOptions()
+    .action((image: string, argv: string[], flags: RunFlags) => act(runSandbox(shell, image, argv, flags)))
+
+  const create = program.command('create').summary('create a sandbox without starting it')
+    .description('Creates a sandbox and prints its id; berth start starts it.')
+    .argument('<IMAGE>').argument('[COMMAND...]')
+  addSandboxOptions(create).passThroughOptions()
+    .action((image: string, argv: string[], flags: SandboxFlags) => act(createSandbox(shell, image, argv, flags, false)))
+}
+
+/** Creates a sandbox and prints it; for `create`, `run -d` and a sandbox that idles. */
+async function createSandbox (shell: Shell, image: string, argv: string[], flags: SandboxFlags, start: boolean): Promise<number> {
+  const body = { ...toSandboxCreate(image, argv, flags, shell.context.env), start }
+  const progress = new Progress(shell.output, progressMode(flags))
+  const sandbox = await progress.during(`creating a sandbox of ${image}`, () => shell.client().request<Sandbox>('POST', '/v1/sandboxes', { body }))
+  await progress.say(`${start ? 'started' : 'created'} in ${describeTimings(sandbox)}`)
+  await (flags.json ? shell.output.json(sandbox) : shell.output.line(sandbox.id))
+  if (sandbox.status !== 'failed') return 0
+  await shell.output.note(describeEnd(sandbox) ?? 'the sandbox could not be started')
+  return ownErrorCode
+}
+
+function runSandbox (shell: Shell, image: string, argv: string[], flags: RunFlags): Promise<number> {
+  if (flags.tty) throw usage('-t: terminals are not there yet; run without it, or look around with: berth exec')
+  if (flags.interactive) throw usage('-i: run passes no standard input; start the sandbox with -d and use: berth exec -i')
+  const isLeft = flags.detach || argv.length === 0
+  if (!isLeft) return new AttachedRun(shell, flags).run(image, argv)
+  if (flags.rm) throw usage('--rm: works while berth waits for a command; remove a sandbox that is left running with: berth rm -f')
+  return createSandbox(shell, image, argv, flags, true)
+}
+
+/** One `berth run` that stays: follows the log from its first byte, passes interrupts on, takes the exit code home. */
+class AttachedRun {
+  readonly #shell: Shell
+  readonly #flags: RunFlags
+  readonly #client: BerthClient
+  readonly #progress: Progress
+  readonly #left = new AbortController()
+  #sandbox: Sandbox | undefined
+  #interrupts = 0
+
+  constructor (shell: Shell, flags: RunFlags) {
+    this.#shell = shell
+    this.#flags = flags
+    this.#client = shell.client()
+    this.#progress = new Progress(shell.output, progressMode(flags))
+  }
+
+  async run (image: string, argv: string[]): Promise<number> {
+    const body = toSandboxCreate(image, argv, this.#flags, this.#shell.context.env)
+    using _interrupts = watchInterrupts(this.#shell.context, (count, signal) => this.#interrupt(count, signal))
+    try {
+      const { signal } = this.#left
+      this.#sandbox = await this.#progress.during(`creating a sandbox of ${image}`, () => this.#client.request<Sandbox>('POST', '/v1/sandboxes', { body, signal }))
+      await this.#progress.say(`${this.#sandbox.id} started in ${describeTimings(this.#sandbox)}`)
+      if (this.#interrupts > 0) this.#stop(this.#interrupts > 1)
+      return await this.#follow(this.#sandbox.id)
+    } catch (error) {
+      // Its output has no reader and --rm says that nobody will ask for it later.
+      if (error instanceof BrokenPipeError && this.#flags.rm) await this.#remove(true).catch(() => {})
+      throw error
+    }
+  }
+
+  async #follow (id: string): Promise<number> {
+    const printer = new LogPrinter({ output: this.#shell.output, json: this.#flags.json })
+    const { signal } = this.#left
+    const isOver = async () => {
+      this.#sandbox = await this.#client.request<Sandbox>('GET', `/v1/sandboxes/${id}`, { signal })
+      return isEnded(this.#sandbox)
+    }
+    for await (const record of followLog(this.#client, { path: `/v1/sandboxes/${id}/logs`, isOver, signal })) await printer.print(record)
+    // A log that is gone early (someone else's rm) says nothing about the end.
+    while (!isEnded(this.#sandbox!)) {
+      if (await isOver()) break
+      await delay(endPollMs, undefined, { signal })
+    }
+    const sandbox = this.#sandbox!
+    const exitCode = exitCodeOf(sandbox)
+    const reason = describeEnd(sandbox)
+    if (this.#flags.json) await this.#shell.output.line(JSON.stringify({ type: 'exit', exitCode, sandbox }))
+    else if (reason) await this.#shell.output.note(reason)
+    if (this.#flags.rm) await this.#remove(false)
+    return exitCode
+  }
+
+  async #remove (force: boolean): Promise<void> {
+    if (!this.#sandbox) return
+    await this.#client.request('DELETE', `/v1/sandboxes/${this.#sandbox.id}`, { query: { force: force || undefined } })
+      .catch(error => { if (!isKind(error, 'not_found')) throw error })
+  }
+
+  /** First: end it gracefully. Second: kill it. Third: leave it be and go. */
+  #interrupt (count: number, signal: 'SIGINT' | 'SIGTERM'): void {
+    this.#interrupts = count
+    const limit = this.#sandbox ? 3 : 2
+    if (count >= limit) this.#left.abort(new InterruptedError(signal))
+    else if (this.#sandbox) this.#stop(count > 1)
+  }
+
+  #stop (force: boolean): void {
+    const id = this.#sandbox!.id
+    if (!force) void this.#progress.say(`stopping ${id}; once more kills it`).catch(() => {})
+    this.#client.request('POST', `/v1/sandboxes/${id}/stop`, { body: force ? { force: true } : {} }).catch(error => {
+      // It has ended by itself meanwhile, or a forced stop overtook this one.
+      if (!isKind(error, 'conflict') && !isKind(error, 'not_found')) void this.#shell.output.note(`could not stop ${id}: ${(error as Error).message}`).catch(() => {})
+    })
+  }
+}
+
+function usage (message: string): BerthError {
+  return new BerthError('invalid_argument', 'usage', message)
+}

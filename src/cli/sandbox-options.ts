@@ -1,0 +1,80 @@
+import { Option, type Command } from 'commander'
+import type { SandboxCreate } from '../schemas/sandbox.ts'
+import { gather, readEnv, readLabels } from './key-values.ts'
+import type { ProgressMode } from './progress.ts'
+import { parseCount, parseCpus, parseDuration, parseSize } from './units.ts'
+
+/** What `berth run` and `berth create` take to describe a sandbox, as typed. */
+export interface SandboxFlags {
+  env?: string[]
+  envFile?: string[]
+  workdir?: string
+  user?: string
+  label?: string[]
+  cpus?: string
+  memory?: string
+  pidsLimit?: string
+  disk?: string
+  timeout?: string
+  idleTimeout?: string
+  runtime?: string
+  hostname?: string
+  progress: ProgressMode
+  quiet?: boolean
+  json?: boolean
+}
+
+export function addSandboxOptions (command: Command): Command {
+  return command
+    .option('-e, --env <NAME=VALUE>', 'set a variable; NAME alone takes its value from here', gather)
+    .option('--env-file <FILE>', 'read variables from a file', gather)
+    .option('-w, --workdir <DIR>', 'directory to start in')
+    .option('-u, --user <USER>', 'user, as name, uid or uid:gid')
+    .option('-l, --label <KEY=VALUE>', 'mark the sandbox', gather)
+    .option('--cpus <N>', 'cores, like 0.5')
+    .option('-m, --memory <SIZE>', 'memory, like 512m')
+    .option('--pids-limit <N>', 'processes and threads')
+    .option('--disk <SIZE>', 'space for written files, like 1g')
+    .option('--timeout <DURATION>', 'stop it this long after its start, like 30s')
+    .option('--idle-timeout <DURATION>', 'stop it after this long without an exec, like 5m')
+    .option('--runtime <NAME>', 'OCI runtime: runsc or runc')
+    .option('--hostname <NAME>', 'host name inside')
+    .addOption(new Option('--progress <MODE>', 'what is told on standard error').choices(['auto', 'plain', 'none']).default('auto'))
+    .option('-q, --quiet', 'tell nothing but the output itself')
+    .option('--json', 'print JSON')
+}
+
+/** The request that the flags stand for; what is absent is left to the daemon. */
+export function toSandboxCreate (image: string, argv: string[], flags: SandboxFlags, own: Readonly<Record<string, string | undefined>>): SandboxCreate {
+  const resources = definedOnly({
+    cpuMillis: maybe(flags.cpus, parseCpus),
+    memoryBytes: maybe(flags.memory, text => parseSize(text, '--memory')),
+    pids: maybe(flags.pidsLimit, text => parseCount(text, '--pids-limit')),
+    diskBytes: maybe(flags.disk, text => parseSize(text, '--disk')),
+  })
+  return definedOnly({
+    image,
+    entrypoint: argv.length > 0 ? argv : undefined,
+    env: readEnv(flags.env, flags.envFile, own),
+    workingDir: flags.workdir,
+    user: flags.user,
+    resources: Object.keys(resources).length > 0 ? resources : undefined,
+    labels: readLabels(flags.label),
+    timeoutMs: maybe(flags.timeout, text => parseDuration(text, '--timeout')),
+    idleTimeoutMs: maybe(flags.idleTimeout, text => parseDuration(text, '--idle-timeout')),
+    runtime: flags.runtime,
+    hostname: flags.hostname,
+  })
+}
+
+export function progressMode (flags: { progress?: ProgressMode, quiet?: boolean }): ProgressMode {
+  return flags.quiet ? 'none' : flags.progress ?? 'auto'
+}
+
+function maybe<T> (text: string | undefined, parse: (text: string) => T): T | undefined {
+  return text === undefined ? undefined : parse(text)
+}
+
+function definedOnly<T extends object> (value: T): T {
+  return Object.fromEntries(Object.entries(value).filter(([, one]) => one !== undefined)) as T
+}

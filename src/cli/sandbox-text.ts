@@ -1,0 +1,65 @@
+import type { Sandbox, SandboxEnd } from '../schemas/sandbox.ts'
+import { describeMs, describeSize, describeSpan } from './units.ts'
+
+/** Exit code for what berth itself could not do, as docker has it. */
+export const ownErrorCode = 125
+
+// Codes a shell user knows: SIGKILL for memory, timeout(1) for time.
+const codeOfReason: Partial<Record<SandboxEnd['reason'], number>> = { out_of_memory: 137, timed_out: 124, requested: 0, idle: 0 }
+
+/** What `berth run` and `berth wait` make of how a sandbox ended. */
+export function exitCodeOf (sandbox: Sandbox): number {
+  const { end } = sandbox
+  if (!end) return ownErrorCode
+  return end.exitCode ?? codeOfReason[end.reason] ?? ownErrorCode
+}
+
+/** Why it ended, where that is more than the command's own exit. */
+export function describeEnd (sandbox: Sandbox): string | undefined {
+  const { end } = sandbox
+  if (!end || ['exited', 'signaled', 'requested'].includes(end.reason)) return undefined
+  const facts = [
+    end.step && `step ${end.step}`,
+    end.peakMemoryBytes !== undefined && end.reason === 'out_of_memory' &&
+      `peak ${describeSize(end.peakMemoryBytes)} of ${describeSize(sandbox.resources.memoryBytes)}; more with -m`,
+    end.message,
+  ].filter(Boolean)
+  return `the sandbox ended: ${end.reason}${facts.length > 0 ? ` (${facts.join(': ')})` : ''}`
+}
+
+export function isEnded (sandbox: Sandbox): boolean {
+  return sandbox.status === 'stopped' || sandbox.status === 'failed' || sandbox.deletedAt !== undefined
+}
+
+/** The STATUS column: `Up 5 minutes`, `Exited (0) 2 hours ago`. */
+export function describeStatus (sandbox: Sandbox, now = Date.now()): string {
+  const since = (at: string | undefined) => at === undefined ? '' : describeSpan(now - Date.parse(at))
+  const { end } = sandbox
+  switch (sandbox.status) {
+    case 'running': return `Up ${since(sandbox.startedAt)}`
+    case 'paused': return `Up ${since(sandbox.startedAt)} (Paused)`
+    case 'stopped':
+    case 'failed': {
+      if (!end) return capitalize(sandbox.status)
+      const reason = end.reason === 'exited' || end.reason === 'signaled' ? '' : `, ${end.reason}`
+      const what = sandbox.status === 'failed' ? `Failed (${end.reason})` : `Exited (${end.exitCode ?? '?'}${reason})`
+      return `${what} ${since(end.at)} ago`
+    }
+    default: return capitalize(sandbox.status)
+  }
+}
+
+/** `238 ms: image 2 ms, rootfs 5 ms`: what set-up took, and on what. */
+export function describeTimings (sandbox: Sandbox): string {
+  const total = sandbox.timings.reduce((sum, { durationMs }) => sum + durationMs, 0)
+  const steps = sandbox.timings.map(({ step, durationMs }) => `${step} ${describeMs(durationMs)}`)
+  return steps.length === 0 ? describeMs(total) : `${describeMs(total)} (${steps.join(', ')})`
+}
+
+export function describeLabels (labels: Record<string, string>): string {
+  return Object.entries(labels).map(([key, value]) => value === '' ? key : `${key}=${value}`).join(',')
+}
+
+function capitalize (text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1)
+}
