@@ -72,8 +72,8 @@ const deniedSyscalls = [
   'settimeofday', 'stime', 'swapoff', 'swapon', 'sysfs', 'umount', 'umount2', 'unshare', 'uselib', 'userfaultfd', 'ustat', 'vhangup',
 ]
 
-/** clone(2) flags that make namespaces: a user namespace would give every capability back inside it. */
-const namespaceCloneFlags = 0x7E020000
+/** clone(2) flags that make namespaces (mount, cgroup, UTS, IPC, user, pid, network): a user namespace would give every capability back inside it. */
+const namespaceCloneFlags = [0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000]
 
 /** The process part of a spec, for the main process and for execs alike. */
 export function buildProcess (request: ProcessRequest): OciProcess {
@@ -142,12 +142,12 @@ function seccompProfile (): Record<string, unknown> {
     architectures: ['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86', 'SCMP_ARCH_X32', 'SCMP_ARCH_AARCH64', 'SCMP_ARCH_ARM'],
     syscalls: [
       { names: deniedSyscalls, action: 'SCMP_ACT_ERRNO', errnoRet: 1 },
-      {
+      ...namespaceCloneFlags.map(flag => ({
         names: ['clone'],
         action: 'SCMP_ACT_ERRNO',
         errnoRet: 1,
-        args: [{ index: 0, value: namespaceCloneFlags, valueTwo: 0, op: 'SCMP_CMP_MASKED_EQ' }],
-      },
+        args: [{ index: 0, value: flag, valueTwo: flag, op: 'SCMP_CMP_MASKED_EQ' }],
+      })),
       // clone3 hides its flags from the filter: ENOSYS (38) makes libc fall back to clone.
       { names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: 38 },
     ],

@@ -1,0 +1,125 @@
+/** One schema of settings: flags and BERTH_* variables in, one frozen Config out, every problem reported at once. */
+import { isAbsolute, join, resolve } from 'node:path'
+import { BerthError } from './errors.ts'
+
+export interface Config {
+  stateDir: string
+  runDir: string
+  listen: { host: string, port: number }
+  socketPath: string
+  /** End every sandbox when the daemon ends. */
+  stopSandboxes: boolean
+  /** End and remove everything that belongs to these directories, then exit. */
+  reclaimAndExit: boolean
+  logLevel: string
+  /** The OCI runtime of sandboxes that name none. */
+  runtime: string
+  /** How long a daemon that was asked to end waits for requests under way, in milliseconds. */
+  shutdownGraceMs: number
+  /** A log file is rotated beyond this size, in bytes. */
+  maxLogBytes: number
+  /** How long the record of a deleted sandbox stays readable, in milliseconds. */
+  deletedRetentionMs: number
+  /** How many sandboxes and execs are set up at the same time; the rest wait their turn. */
+  maxConcurrentStarts: number
+  /** `dir:` images must lie below one of these. */
+  imageDirRoots: readonly string[]
+}
+
+/** A flag's value as commander gives it. */
+export type RawFlags = Readonly<Record<string, string | boolean | undefined>>
+export type Environment = Readonly<Record<string, string | undefined>>
+
+interface Setting<T> {
+  flag?: string
+  variable: string
+  fallback: (soFar: Partial<Config>) => T
+  /** Throws an Error with what is wrong. */
+  parse: (text: string) => T
+}
+
+const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
+
+const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
+  stateDir: { flag: 'stateDir', variable: 'BERTH_STATE_DIR', fallback: () => '/var/lib/berth', parse: parseDirectory },
+  runDir: { flag: 'runDir', variable: 'BERTH_RUN_DIR', fallback: () => '/run/berth', parse: parseDirectory },
+  listen: { flag: 'listen', variable: 'BERTH_LISTEN', fallback: () => ({ host: '127.0.0.1', port: 7070 }), parse: parseListen },
+  socketPath: { flag: 'socket', variable: 'BERTH_SOCKET', fallback: soFar => join(soFar.runDir ?? '/run/berth', 'berth.sock'), parse: parseSocket },
+  stopSandboxes: { flag: 'stopSandboxes', variable: 'BERTH_STOP_SANDBOXES', fallback: () => false, parse: parseBoolean },
+  reclaimAndExit: { flag: 'reclaimAndExit', variable: 'BERTH_RECLAIM_AND_EXIT', fallback: () => false, parse: parseBoolean },
+  logLevel: { flag: 'logLevel', variable: 'BERTH_LOG_LEVEL', fallback: () => 'info', parse: parseChoice(logLevels) },
+  runtime: { flag: 'runtime', variable: 'BERTH_RUNTIME', fallback: () => 'runsc', parse: parseChoice(['runsc', 'runc']) },
+  shutdownGraceMs: { variable: 'BERTH_SHUTDOWN_GRACE_MS', fallback: () => 10_000, parse: parseInteger(0, 600_000) },
+  maxLogBytes: { variable: 'BERTH_MAX_LOG_BYTES', fallback: () => 64 * 1024 ** 2, parse: parseInteger(64 * 1024, 1024 ** 4) },
+  deletedRetentionMs: { variable: 'BERTH_DELETED_RETENTION_MS', fallback: () => 24 * 3600 * 1000, parse: parseInteger(0, 365 * 24 * 3600 * 1000) },
+  maxConcurrentStarts: { variable: 'BERTH_MAX_CONCURRENT_STARTS', fallback: () => 8, parse: parseInteger(1, 1024) },
+  imageDirRoots: { variable: 'BERTH_IMAGE_DIR_ROOTS', fallback: () => ['/'], parse: text => text.split(':').filter(Boolean).map(parseDirectory) },
+}
+
+/**
+ * Reads the configuration. A flag wins over its variable.
+ *
+ * @throws BerthError invalid_argument `invalid_config` whose message names every problem.
+ */
+export function readConfig (flags: RawFlags, environment: Environment): Config {
+  const config: Record<string, unknown> = {}
+  const problems: string[] = []
+  for (const [key, setting] of Object.entries(settings) as Array<[string, Setting<unknown>]>) {
+    const flag = setting.flag === undefined ? undefined : flags[setting.flag]
+    const raw = flag ?? environment[setting.variable]
+    try {
+      config[key] = raw === undefined || raw === '' ? setting.fallback(config) : setting.parse(String(raw))
+    } catch (error) {
+      const name = flag === undefined ? setting.variable : `--${(setting.flag ?? '').replace(/[A-Z]/g, letter => `-${letter.toLowerCase()}`)}`
+      problems.push(`${name}: ${(error as Error).message}`)
+    }
+  }
+  if (config['stateDir'] !== undefined && config['stateDir'] === config['runDir']) problems.push('--state-dir and --run-dir must be two directories: one stays over a reboot, one does not')
+  if (problems.length > 0) throw new BerthError('invalid_argument', 'invalid_config', problems.join('\n'))
+  return Object.freeze(config) as unknown as Config
+}
+
+function parseDirectory (text: string): string {
+  if (!isAbsolute(text)) return parseDirectory(resolve(text))
+  if (/[,:\\\0\n]/.test(text)) throw new Error('a directory may not have a comma, colon, backslash or line break in its path')
+  if (resolve(text) === '/') return '/'
+  return resolve(text)
+}
+
+// sun_path of unix(7) holds 108 bytes with the ending NUL.
+const maxSocketPathBytes = 107
+
+function parseSocket (text: string): string {
+  const path = resolve(text)
+  if (Buffer.byteLength(path) > maxSocketPathBytes) throw new Error(`the path of a unix socket has at most ${maxSocketPathBytes} bytes`)
+  return path
+}
+
+function parseListen (text: string): { host: string, port: number } {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text)
+  const port = Number(match?.[3])
+  const host = match?.[1] ?? match?.[2]
+  if (!host || port > 65_535) throw new Error('give HOST:PORT, for example 127.0.0.1:7070 or [::1]:7070; port 0 takes a free one')
+  return { host, port }
+}
+
+function parseBoolean (text: string): boolean {
+  if (/^(1|true|yes|on)$/i.test(text)) return true
+  if (/^(0|false|no|off)$/i.test(text)) return false
+  throw new Error('give true or false')
+}
+
+function parseChoice (choices: readonly string[]): (text: string) => string {
+  return text => {
+    if (choices.includes(text)) return text
+    throw new Error(`give one of ${choices.join(', ')}`)
+  }
+}
+
+function parseInteger (minimum: number, maximum: number): (text: string) => number {
+  return text => {
+    const value = Number(text)
+    if (/^\d+$/.test(text) && value >= minimum && value <= maximum) return value
+    throw new Error(`give a whole number from ${minimum} to ${maximum}`)
+  }
+}

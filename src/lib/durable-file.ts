@@ -1,0 +1,27 @@
+import { open, rename, rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
+
+/**
+ * Replaces a file whole or not at all, also when the machine loses power: temporary file, fsync, rename, fsync of the directory.
+ * One writer at a time per path.
+ */
+export async function writeDurably (path: string, content: string, mode = 0o600): Promise<void> {
+  const temporary = `${path}.tmp`
+  const file = await open(temporary, 'w', mode)
+  try {
+    await file.writeFile(content)
+    await file.datasync()
+  } catch (error) {
+    await rm(temporary, { force: true })
+    throw error
+  } finally {
+    await file.close()
+  }
+  await rename(temporary, path)
+  const dir = await open(dirname(path), 'r')
+  try {
+    await dir.sync()
+  } finally {
+    await dir.close()
+  }
+}

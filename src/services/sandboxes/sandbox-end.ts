@@ -1,0 +1,44 @@
+/** Why a sandbox ended, from what is known about it: a pure decision. */
+import { signalName } from '../../host/command.ts'
+import type { EndReason, SandboxEnd } from '../../schemas/sandbox.ts'
+
+export interface EndFacts {
+  at: string
+  /** What the monitor wrote; undefined when it wrote nothing. */
+  exitCode: number | undefined
+  /** Why we ended it ourselves, if we did. */
+  stopReason: EndReason | undefined
+  oomKills: number
+  peakMemoryBytes: number | undefined
+  /** The run directory is gone: the host was restarted since the sandbox ran. */
+  hasHostRestarted: boolean
+}
+
+const SIGKILL = 9
+const SIGTERM = 15
+
+/**
+ * Order of belief: the kernel's word on memory, then our own recorded intent, then a restart of the host, then the exit code.
+ * A shutdown of the host ends processes by SIGTERM and SIGKILL: such a code after a restart is the restart's.
+ */
+export function classifyEnd (facts: EndFacts): SandboxEnd {
+  const { exitCode, stopReason, oomKills, peakMemoryBytes, hasHostRestarted, at } = facts
+  const signalNumber = exitCode !== undefined && exitCode > 128 ? exitCode - 128 : undefined
+  const signal = signalNumber === undefined ? undefined : signalName(signalNumber)
+  const common = {
+    at,
+    ...(exitCode === undefined ? {} : { exitCode }),
+    ...(signal === undefined ? {} : { signal }),
+    ...(peakMemoryBytes ? { peakMemoryBytes } : {}),
+  }
+  if (stopReason === undefined && oomKills > 0 && exitCode !== 0) return { reason: 'out_of_memory', ...common, message: 'the sandbox needed more memory than its limit; give it more memoryBytes' }
+  if (stopReason !== undefined) return { reason: stopReason, ...common }
+  const endedByShutdown = exitCode === undefined || signalNumber === SIGKILL || signalNumber === SIGTERM
+  if (hasHostRestarted && endedByShutdown) return { reason: 'host_restarted', at, message: 'the host was restarted while the sandbox ran; its files are kept: start it again, or delete it' }
+  if (exitCode === undefined) return { reason: 'lost', at, message: 'the sandbox\'s monitor ended without leaving an exit code' }
+  if (signal !== undefined) return { reason: 'signaled', ...common }
+  return { reason: 'exited', ...common }
+}
+
+/** Reasons that are nobody's wish: the sandbox is `failed`, not `stopped`. */
+export const failureReasons: readonly EndReason[] = ['setup_failed', 'runtime_crashed', 'lost']

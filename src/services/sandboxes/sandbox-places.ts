@@ -1,0 +1,76 @@
+/** Where everything of a sandbox lies on the host, by its id alone: what is derived cannot be forgotten. */
+import { join } from 'node:path'
+import type { ContainerPlaces, ExecPlaces } from '../../host/oci-runtime.ts'
+
+export interface SandboxPlaces {
+  /** Everything that survives a reboot. */
+  dir: string
+  recordPath: string
+  bundleDir: string
+  /** Topmost lower layer: files generated for this sandbox. */
+  seedDir: string
+  upperDir: string
+  workDir: string
+  rootfsDir: string
+  diskImagePath: string
+  diskDir: string
+  exitDir: string
+  execsDir: string
+  /** Gone after a reboot. */
+  runDir: string
+  runExecsDir: string
+}
+
+export class HostPlaces {
+  readonly stateDir: string
+  readonly runDir: string
+
+  constructor (options: { stateDir: string, runDir: string }) {
+    this.stateDir = options.stateDir
+    this.runDir = options.runDir
+  }
+
+  get sandboxesDir (): string { return join(this.stateDir, 'sandboxes') }
+  get imagesDir (): string { return join(this.stateDir, 'images') }
+  get runSandboxesDir (): string { return join(this.runDir, 'sandboxes') }
+  get initDir (): string { return join(this.runDir, 'init') }
+  /** Made in each boot; missing means that the host was restarted. */
+  get bootMarkerPath (): string { return join(this.runDir, 'boot') }
+  get lockPath (): string { return join(this.stateDir, 'lock') }
+  get runLockPath (): string { return join(this.runDir, 'lock') }
+
+  runtimeRoot (name: string): string { return join(this.runDir, 'runtimes', name) }
+
+  sandbox (id: string, hasDisk = false): SandboxPlaces {
+    const dir = join(this.sandboxesDir, id)
+    const runDir = join(this.runSandboxesDir, id)
+    // With a disk limit, what is written lies on the sandbox's own file system.
+    const writable = hasDisk ? join(dir, 'disk') : dir
+    return {
+      dir,
+      recordPath: join(dir, 'sandbox.json'),
+      bundleDir: join(dir, 'bundle'),
+      seedDir: join(dir, 'seed'),
+      upperDir: join(writable, 'upper'),
+      workDir: join(writable, 'work'),
+      rootfsDir: join(dir, 'rootfs'),
+      diskImagePath: join(dir, 'disk.img'),
+      diskDir: join(dir, 'disk'),
+      exitDir: join(dir, 'exit'),
+      execsDir: join(dir, 'execs'),
+      runDir,
+      runExecsDir: join(runDir, 'execs'),
+    }
+  }
+
+  container (id: string): ContainerPlaces {
+    const { dir, bundleDir, runDir, exitDir } = this.sandbox(id)
+    return { id, bundleDir, runDir, exitDir, logPath: join(dir, 'log') }
+  }
+
+  exec (sandboxId: string, execId: string): ExecPlaces {
+    const sandbox = this.sandbox(sandboxId)
+    const dir = join(sandbox.execsDir, execId)
+    return { execId, containerId: sandboxId, dir, runDir: join(sandbox.runExecsDir, execId), exitDir: join(dir, 'exit'), logPath: join(dir, 'log') }
+  }
+}

@@ -1,0 +1,86 @@
+/** The record of a sandbox on disk: what is wanted, what is so, and what a daemon that starts must know to go on. */
+import { readFile } from 'node:fs/promises'
+import { writeDurably } from '../../lib/durable-file.ts'
+import type { ProcessIdentity } from '../../host/process.ts'
+import type { EndReason, Leak, Resources, Sandbox, SandboxEnd, SandboxStatus, StepTiming } from '../../schemas/sandbox.ts'
+
+export interface SandboxRecord {
+  version: 1
+  id: string
+  status: SandboxStatus
+  image: { reference: string, digest?: string }
+  /** As the client gave it; the image's own is in `process`. */
+  request: { entrypoint?: string[], env: Record<string, string>, workingDir?: string, user?: string }
+  /** What runs, once the image is known. */
+  process?: { argv?: string[], env: Record<string, string>, cwd: string, user: string, uid: number, gid: number, additionalGids: number[] }
+  lowerDirs?: string[]
+  resources: Resources
+  labels: Record<string, string>
+  runtime: string
+  hostname: string
+  timeoutMs?: number
+  idleTimeoutMs?: number
+  /** Absolute; only ever extended. Absent while paused: then what is left is in `pausedRemainingMs`. */
+  deadlineAt?: string
+  idleDeadlineAt?: string
+  pausedRemainingMs?: { deadline?: number, idle?: number }
+  createdAt: string
+  startedAt?: string
+  deletedAt?: string
+  end?: SandboxEnd
+  timings: StepTiming[]
+  leaks: Leak[]
+  monitor?: ProcessIdentity
+  /** Why it is being ended: written before the first signal, and the first reason wins. */
+  stopReason?: EndReason
+  /** A pause or resume under way: the runtime knows which came true. */
+  unsettled?: boolean
+  /** Deletion has begun and must be finished. */
+  isDeleting?: boolean
+  idempotencyKey?: string
+}
+
+/** How a record looks on the wire. */
+export function toWire (record: SandboxRecord): Sandbox {
+  const { process, request } = record
+  const argv = process ? process.argv : request.entrypoint
+  return {
+    id: record.id,
+    status: record.status,
+    image: record.image,
+    ...(argv ? { entrypoint: argv } : {}),
+    env: process?.env ?? request.env,
+    workingDir: process?.cwd ?? request.workingDir ?? '',
+    user: process?.user ?? request.user ?? '',
+    resources: record.resources,
+    labels: record.labels,
+    runtime: record.runtime,
+    hostname: record.hostname,
+    ...pickDefined(record, ['timeoutMs', 'idleTimeoutMs', 'deadlineAt', 'idleDeadlineAt', 'startedAt', 'deletedAt', 'end']),
+    createdAt: record.createdAt,
+    timings: record.timings,
+    leaks: record.leaks,
+  }
+}
+
+function pickDefined<T extends object, K extends keyof T> (source: T, keys: readonly K[]): Partial<Pick<T, K>> {
+  const picked: Partial<Pick<T, K>> = {}
+  for (const key of keys) {
+    if (source[key] !== undefined) picked[key] = source[key]
+  }
+  return picked
+}
+
+export async function writeRecord (path: string, record: SandboxRecord): Promise<void> {
+  await writeDurably(path, JSON.stringify(record))
+}
+
+/** The record, or undefined when there is none or it cannot be understood (which only a failing disk brings about). */
+export async function readRecord (path: string): Promise<SandboxRecord | undefined> {
+  try {
+    const record = JSON.parse(await readFile(path, 'utf8')) as SandboxRecord
+    return record.version === 1 && typeof record.id === 'string' ? record : undefined
+  } catch {
+    return undefined
+  }
+}
