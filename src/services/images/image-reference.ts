@@ -1,0 +1,71 @@
+import { BerthError } from '../../errors.ts'
+
+/** Where an image comes from, as a client names it. */
+export type ImageReference =
+  | { kind: 'base' }
+  | { kind: 'dir', path: string }
+  | { kind: 'oci', path: string, tag?: string }
+
+/** What a client may write, as errors say it. */
+export const usableReferences = 'berth/base, dir:<absolute path of a root file system> or oci:<absolute path of an OCI layout>[:tag]'
+
+interface ReferenceForm {
+  /** Whether this row is the one that reads the reference; the first such row wins. */
+  matches: (text: string) => boolean
+  parse: (text: string) => ImageReference
+}
+
+const maxReferenceLength = 1024
+// Unlike a name in a registry a tag of a layout is free text; this is what skopeo and umoci let one write.
+const tagPattern = /^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}$/
+// [host[:port]/]name[/name…][:tag][@digest], the grammar of the distribution project.
+const registryPattern = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?\/)?[a-z0-9]+(?:(?:\.|_{1,2}|-+|\/)[a-z0-9]+)*(?::\w[\w.-]{0,127})?(?:@sha256:[a-f0-9]{64})?$/
+
+const forms: readonly ReferenceForm[] = [
+  { matches: text => text === 'berth/base', parse: () => ({ kind: 'base' }) },
+  { matches: text => text.startsWith('dir:'), parse: text => ({ kind: 'dir', path: absolutePath(text, text.slice('dir:'.length)) }) },
+  { matches: text => text.startsWith('oci:'), parse: parseOci },
+  { matches: text => /^(?:oci-archive|docker-archive|docker-daemon|containers-storage|docker):./.test(text), parse: unsupported },
+  { matches: text => registryPattern.test(text), parse: unsupported },
+]
+
+/**
+ * Reads an image reference.
+ *
+ * @throws BerthError invalid_argument `invalid_image_reference`, or `image_source_unsupported` for one that is
+ * well-formed but names a place this host cannot fetch from.
+ */
+export function parseImageReference (text: string): ImageReference {
+  // Control characters have no place in a reference, and would end up in error messages and logs.
+  // eslint-disable-next-line no-control-regex
+  if (text.length === 0 || text.length > maxReferenceLength || /[\u0000-\u001f\u007f]/.test(text)) {
+    throw invalid(`an image reference has 1 to ${maxReferenceLength} characters and no control characters`)
+  }
+  const form = forms.find(candidate => candidate.matches(text))
+  if (!form) throw invalid(`${text} is not an image reference; write ${usableReferences}`)
+  return form.parse(text)
+}
+
+function parseOci (text: string): ImageReference {
+  const rest = text.slice('oci:'.length)
+  // The first colon ends the path, as in containers-transports(5): a layout's path cannot hold one.
+  const colon = rest.indexOf(':')
+  if (colon < 0) return { kind: 'oci', path: absolutePath(text, rest) }
+  const tag = rest.slice(colon + 1)
+  if (!tagPattern.test(tag)) throw invalid(`${text}: the part behind the path's colon is not a tag`)
+  return { kind: 'oci', path: absolutePath(text, rest.slice(0, colon)), tag }
+}
+
+function absolutePath (text: string, path: string): string {
+  if (!path.startsWith('/')) throw invalid(`${text}: the path must be absolute`)
+  if (path.split('/').includes('..')) throw invalid(`${text}: the path must not contain ".."`)
+  return path
+}
+
+function unsupported (text: string): never {
+  throw new BerthError('invalid_argument', 'image_source_unsupported', `this host cannot fetch ${text}; images it can use are ${usableReferences}`)
+}
+
+function invalid (message: string): BerthError {
+  return new BerthError('invalid_argument', 'invalid_image_reference', message)
+}

@@ -1,0 +1,169 @@
+import { randomUUID } from 'node:crypto'
+import { renameSync } from 'node:fs'
+import { mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { measureDirectory, syncFileSystem } from '../../host/umoci.ts'
+import { isObject, type ImageConfig } from './image-config.ts'
+
+/** Kinds of image that are kept unpacked, each in a directory of this name. */
+export const storedKinds = ['base', 'oci'] as const
+export type StoredKind = typeof storedKinds[number]
+
+/** An image that lies unpacked in the store. */
+export interface StoredImage {
+  kind: StoredKind
+  digest: string
+  /** Host path of the root file system. */
+  rootfs: string
+  config: ImageConfig
+  sizeBytes: number
+  createdAt: string
+  lastUsedAt: string
+}
+
+interface ImageFile {
+  digest: string
+  config: ImageConfig
+  sizeBytes: number
+  createdAt: string
+}
+
+/**
+ * Unpacked images on disk:
+ *
+ *     <dir>/<kind>/<hex of digest>/{rootfs/, image.json}   whole; its mtime is when it was last used
+ *     <dir>/tmp/<uuid>/                                    being made or being deleted; no one's after a crash
+ *
+ * An image appears in and leaves its place by rename, so it is there as a whole or not at all.
+ */
+export class ImageStore {
+  readonly #dir: string
+  readonly #temp: string
+
+  constructor (options: { dir: string }) {
+    this.#dir = options.dir
+    this.#temp = join(options.dir, 'tmp')
+  }
+
+  /** Removes what a crash left half made or half deleted. Nothing may be going on in the store. */
+  async clear (): Promise<void> {
+    await rm(this.#temp, { recursive: true, force: true })
+  }
+
+  /** The image if it is there; counts as a use of it. */
+  async find (kind: StoredKind, digest: string): Promise<StoredImage | undefined> {
+    const dir = this.#place(kind, digest)
+    const image = await this.#read(kind, dir)
+    if (!image) return undefined
+    const now = new Date()
+    await utimes(dir, now, now)
+    return { ...image, lastUsedAt: now.toISOString() }
+  }
+
+  /** Adds an image: `build` makes `<dir>/rootfs` in the directory it is given. On disk when this returns. */
+  async add (kind: StoredKind, digest: string, config: ImageConfig, build: (dir: string) => Promise<void>): Promise<StoredImage> {
+    const building = join(this.#temp, randomUUID())
+    await mkdir(building, { recursive: true, mode: 0o700 })
+    try {
+      await build(building)
+      const file: ImageFile = { digest, config, sizeBytes: await measureDirectory(building), createdAt: new Date().toISOString() }
+      await writeFile(join(building, 'image.json'), JSON.stringify(file))
+      // Before the rename, or a power cut could leave an image in its place without its content.
+      await syncFileSystem(building)
+      await mkdir(join(this.#dir, kind), { recursive: true, mode: 0o700 })
+      await this.#displace(this.#place(kind, digest))
+      await rename(building, this.#place(kind, digest))
+      await syncDirectory(join(this.#dir, kind))
+    } catch (error) {
+      await rm(building, { recursive: true, force: true })
+      throw error
+    }
+    const image = await this.#read(kind, this.#place(kind, digest))
+    if (!image) throw new Error(`image ${digest} is not in the store after it was added`)
+    return image
+  }
+
+  /** All images, the longest unused first. */
+  async list (): Promise<StoredImage[]> {
+    const images: StoredImage[] = []
+    for (const kind of storedKinds) {
+      for (const name of await namesIn(join(this.#dir, kind))) {
+        const image = await this.#read(kind, join(this.#dir, kind, name))
+        if (image) images.push(image)
+      }
+    }
+    return images.sort((a, b) => a.lastUsedAt.localeCompare(b.lastUsedAt))
+  }
+
+  /**
+   * Removes an image unless `isHeld` says that someone needs it. The question and the rename happen in one turn of
+   * the event loop: nobody can begin to hold it in between.
+   */
+  async remove (image: StoredImage, isHeld: () => boolean): Promise<boolean> {
+    await mkdir(this.#temp, { recursive: true, mode: 0o700 })
+    const removing = join(this.#temp, randomUUID())
+    if (isHeld()) return false
+    try {
+      renameSync(this.#place(image.kind, image.digest), removing)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+      throw error
+    }
+    await rm(removing, { recursive: true, force: true })
+    return true
+  }
+
+  /** Moves away what is in an image's place but cannot be read as one; the next start deletes it. */
+  async #displace (place: string): Promise<void> {
+    try {
+      await rename(place, join(this.#temp, randomUUID()))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    }
+  }
+
+  #place (kind: StoredKind, digest: string): string {
+    // Without the colon of "sha256:": overlay's option syntax has a use for it.
+    return join(this.#dir, kind, digest.replace('sha256:', ''))
+  }
+
+  async #read (kind: StoredKind, dir: string): Promise<StoredImage | undefined> {
+    try {
+      const file = parseImageFile(await readFile(join(dir, 'image.json'), 'utf8'))
+      if (!file) return undefined
+      return { kind, ...file, rootfs: join(dir, 'rootfs'), lastUsedAt: (await stat(dir)).mtime.toISOString() }
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+      throw error
+    }
+  }
+}
+
+function parseImageFile (text: string): ImageFile | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    // A damaged image is no image: it is made anew.
+  }
+  const isWhole = isObject(value) && typeof value.digest === 'string' && isObject(value.config) && isObject(value.config.env) && typeof value.sizeBytes === 'number' && typeof value.createdAt === 'string'
+  return isWhole ? value as unknown as ImageFile : undefined
+}
+
+async function namesIn (dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw error
+  }
+}
+
+async function syncDirectory (dir: string): Promise<void> {
+  const handle = await open(dir)
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
