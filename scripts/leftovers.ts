@@ -1,0 +1,68 @@
+/** What a test run left on the host: mounts, control groups, processes and files that were not there before. */
+import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
+
+// What is being torn down at this moment is no leftover: it must stay for this long to be one.
+const settleMs = 3_000
+const settleStepMs = 200
+
+export interface LeftoverScan {
+  /** What is there now and was not before, a line each; empty when the host is clean. */
+  find (): Promise<string[]>
+}
+
+/**
+ * Remembers what is there now.
+ *
+ * @param tempDir the run's own temporary directory: what it holds or what names it belongs to the run
+ */
+export function rememberHost (tempDir: string): LeftoverScan {
+  const before = new Set(cgroupDirs())
+  const look = (): string[] => [
+    ...mountPoints().filter((point) => point.startsWith(`${tempDir}/`)).map((point) => `mount: ${point}`),
+    ...processes().filter(({ cmdline }) => cmdline.includes(tempDir)).map(({ pid, cmdline }) => `process ${pid}: ${cmdline.slice(0, 200)}`),
+    ...cgroupDirs().filter((dir) => !before.has(dir) && !isOthers(dir, tempDir)).map((dir) => `control group: ${dir}`),
+    ...(existsSync(tempDir) ? readdirSync(tempDir) : []).map((name) => `temporary file: ${tempDir}/${name}`),
+  ]
+  return {
+    async find () {
+      let left = look()
+      for (let waited = 0; left.length > 0 && waited < settleMs; waited += settleStepMs) {
+        await delay(settleStepMs)
+        const again = new Set(look())
+        left = left.filter((line) => again.has(line))
+      }
+      return left
+    },
+  }
+}
+
+function mountPoints (): string[] {
+  return readFileSync('/proc/self/mountinfo', 'utf8').trimEnd().split('\n').map((line) => line.split(' ')[4] ?? '')
+}
+
+/** Berth's control groups in every hierarchy, v1 (`/sys/fs/cgroup/<controller>/berth`) and v2 (`/sys/fs/cgroup/berth`). */
+function cgroupDirs (): string[] {
+  return globSync(['/sys/fs/cgroup/berth/**/', '/sys/fs/cgroup/*/berth/**/']).map((dir) => dir.replace(/\/$/, ''))
+    .filter((dir) => !dir.endsWith('/berth'))
+}
+
+/** Whether a control group holds processes of which none belongs to this run: another daemon's on the same host. */
+function isOthers (dir: string, tempDir: string): boolean {
+  const members = globSync([`${dir}/cgroup.procs`, `${dir}/**/cgroup.procs`]).flatMap((file) => read(file).split('\n')).filter((pid) => pid !== '')
+  return members.length > 0 && !members.some((pid) => read(`/proc/${pid}/cmdline`).includes(tempDir))
+}
+
+function processes (): { pid: number, cmdline: string }[] {
+  return readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .map((pid) => ({ pid: Number(pid), cmdline: read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() }))
+}
+
+/** Empty when the file is gone, as a process that has just ended is. */
+function read (path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}

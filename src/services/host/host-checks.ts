@@ -1,0 +1,226 @@
+/**
+ * What a host needs to run Berth, as a table: for each thing why it is needed, how to see whether it is there and good
+ * enough, and the command that mends it.
+ */
+import { access, readFile } from 'node:fs/promises'
+import { release } from 'node:os'
+import { toBerthError } from '../../errors.ts'
+import { runCommand } from '../../host/command.ts'
+
+export type HostCheckStatus = 'ok' | 'missing' | 'too_old' | 'broken'
+
+export interface HostCheckResult {
+  status: HostCheckStatus
+  version?: string
+  /** What is wrong, as a sentence without an end; absent when the status is `ok`. */
+  problem?: string
+}
+
+export interface HostCheck {
+  name: string
+  why: string
+  /** Whether Berth cannot run a sandbox at all without it. */
+  required: boolean
+  /** The command that mends it. */
+  fix: string
+  /** Looks at the host. Never throws. */
+  probe (): Promise<HostCheckResult>
+}
+
+/** What the probes see of the host. */
+export interface HostView {
+  /** Runs a program to its end; undefined when there is no such program. */
+  run (file: string, args: readonly string[]): Promise<{ exitCode: number, stdout: string, stderr: string } | undefined>
+  /** The text of a file; undefined when it cannot be read. */
+  read (path: string): Promise<string | undefined>
+  exists (path: string): Promise<boolean>
+  kernelRelease: string
+  nodeVersion: string
+  uid: number
+}
+
+const probeTimeoutMs = 10_000
+
+/** This machine. */
+export const thisHost: HostView = {
+  async run (file, args) {
+    try {
+      return await runCommand(file, args, { timeoutMs: probeTimeoutMs, maxOutputBytes: 64 * 1024 })
+    } catch (error) {
+      if (toBerthError(error).code === 'program_not_found') return undefined
+      throw error
+    }
+  },
+  async read (path) {
+    return await readFile(path, 'utf8').catch(() => undefined)
+  },
+  async exists (path) {
+    return await access(path).then(() => true, () => false)
+  },
+  kernelRelease: release(),
+  nodeVersion: process.versions.node,
+  uid: process.getuid?.() ?? -1,
+}
+
+/** The first runsc whose systrap platform runs the file calls of current coreutils. */
+export const minimumRunscDate = 20240701
+const minimumConmon = [2, 1] as const
+// gVisor's own minimum is 4.14.77.
+const minimumKernel = [4, 15] as const
+const minimumNode = [24, 0] as const
+const neededControllers = ['cpu', 'memory', 'pids'] as const
+
+/** The build date (YYYYMMDD) in the output of `runsc --version`: `release-20240729.0` or Debian's `0.0~20240729.0`. */
+export function parseRunscDate (output: string): number | undefined {
+  const match = /\b(?:release-|0\.0~)?(20\d{6})(?:\.\d+)?/.exec(output)
+  return match === null ? undefined : Number(match[1])
+}
+
+/** The first dotted version in a program's output, as numbers. */
+export function parseVersion (output: string): number[] | undefined {
+  const match = /(\d+)\.(\d+)(?:\.(\d+))?/.exec(output)
+  return match?.slice(1).filter((part) => part !== undefined).map(Number)
+}
+
+/** Whether dotted version `a` is `b` or later. */
+export function isAtLeast (a: readonly number[], b: readonly number[]): boolean {
+  for (let i = 0; i < b.length; i++) {
+    const difference = (a[i] ?? 0) - (b[i] ?? 0)
+    if (difference !== 0) return difference > 0
+  }
+  return true
+}
+
+/**
+ * Where each controller that Berth limits with can be used: `v2` in the unified hierarchy, `v1` in one of its own.
+ *
+ * @param unifiedControllers text of `cgroup.controllers` at the root of the unified hierarchy
+ * @param mountInfo text of /proc/self/mountinfo
+ */
+export function findControllers (unifiedControllers: string | undefined, mountInfo: string): Map<string, 'v1' | 'v2'> {
+  const found = new Map<string, 'v1' | 'v2'>()
+  const unified = new Set(unifiedControllers?.trim().split(/\s+/))
+  const legacy = new Set<string>()
+  for (const line of mountInfo.split('\n')) {
+    // After the separator: file system type, source, super options (a v1 hierarchy names its controllers there).
+    const [type, , options] = line.split(' - ')[1]?.split(' ') ?? []
+    if (type === 'cgroup') for (const option of options?.split(',') ?? []) legacy.add(option)
+  }
+  for (const controller of neededControllers) {
+    if (unified.has(controller)) found.set(controller, 'v2')
+    else if (legacy.has(controller)) found.set(controller, 'v1')
+  }
+  return found
+}
+
+const ok = (version?: string): HostCheckResult => ({ status: 'ok', version })
+const missing = (problem: string): HostCheckResult => ({ status: 'missing', problem })
+const broken = (problem: string): HostCheckResult => ({ status: 'broken', problem })
+const tooOld = (version: string, problem: string): HostCheckResult => ({ status: 'too_old', version, problem })
+
+interface ProgramNeeds {
+  args?: readonly string[]
+  minimum?: readonly number[]
+}
+
+/** Looks whether a program is there, starts, and is young enough. */
+async function probeProgram (host: HostView, file: string, { args = ['--version'], minimum }: ProgramNeeds = {}): Promise<HostCheckResult> {
+  const result = await host.run(file, args)
+  if (result === undefined) return missing(`there is no program ${file} on PATH`)
+  // Some (mkfs.ext4) write their version to stderr.
+  const version = parseVersion(result.stdout + result.stderr)
+  if (result.exitCode !== 0) return broken(`${file} ${args.join(' ')} ends with exit code ${result.exitCode}`)
+  if (minimum !== undefined) {
+    if (version === undefined) return broken(`${file} does not say its version`)
+    if (!isAtLeast(version, minimum)) return tooOld(version.join('.'), `version ${minimum.join('.')} or later is needed`)
+  }
+  return ok(version?.join('.'))
+}
+
+async function probeRunsc (host: HostView): Promise<HostCheckResult> {
+  const result = await host.run('runsc', ['--version'])
+  if (result === undefined) return missing('there is no program runsc on PATH')
+  if (result.exitCode !== 0) return broken(`runsc --version ends with exit code ${result.exitCode}`)
+  const date = parseRunscDate(result.stdout)
+  if (date === undefined) return broken('runsc does not say its version')
+  if (date < minimumRunscDate) return tooOld(String(date), `${minimumRunscDate} or later is needed`)
+  return ok(String(date))
+}
+
+async function probeCgroups (host: HostView): Promise<HostCheckResult> {
+  const mountInfo = await host.read('/proc/self/mountinfo') ?? ''
+  const unified = await host.read('/sys/fs/cgroup/cgroup.controllers') ?? await host.read('/sys/fs/cgroup/unified/cgroup.controllers')
+  const found = findControllers(unified, mountInfo)
+  const absent = neededControllers.filter((controller) => !found.has(controller))
+  if (absent.length > 0) return missing(`the kernel offers no cgroup controller ${absent.join(', ')}`)
+  return ok([...new Set(found.values())].sort().join('+'))
+}
+
+async function probeInit (host: HostView): Promise<HostCheckResult> {
+  // The host's own tini is dynamically linked: it cannot start in an image without its libraries.
+  for (const program of ['tini-static', 'catatonit']) {
+    const result = await probeProgram(host, program)
+    if (result.status === 'ok') return ok(`${program} ${result.version ?? ''}`.trim())
+  }
+  return missing('neither tini-static nor catatonit is on PATH')
+}
+
+async function probeBusybox (host: HostView): Promise<HostCheckResult> {
+  const result = await host.run('busybox', ['sh', '-c', 'busybox | busybox head -n 1'])
+  if (result === undefined) return missing('there is no program busybox on PATH')
+  if (result.exitCode !== 0) return broken(`busybox ends with exit code ${result.exitCode}`)
+  // ldd fails for a static program, and is itself absent from some hosts.
+  const libraries = await host.run('ldd', ['/bin/busybox'])
+  if (libraries?.exitCode === 0) return broken('/bin/busybox is dynamically linked, so the base image could not run it')
+  return ok(parseVersion(result.stdout)?.join('.'))
+}
+
+async function probeOverlay (host: HostView): Promise<HostCheckResult> {
+  const filesystems = await host.read('/proc/filesystems') ?? ''
+  return /\boverlay$/m.test(filesystems) ? ok() : missing('the kernel has no overlay file system (its module may not be loaded)')
+}
+
+async function probeDevice (host: HostView, path: string): Promise<HostCheckResult> {
+  return await host.exists(path) ? ok() : missing(`there is no ${path}`)
+}
+
+async function probeVersion (have: string, minimum: readonly number[]): Promise<HostCheckResult> {
+  return isAtLeast(parseVersion(have) ?? [], minimum) ? ok(have) : tooOld(have, `${minimum.join('.')} or later is needed`)
+}
+
+async function probeRoot (host: HostView): Promise<HostCheckResult> {
+  return host.uid === 0 ? ok() : broken(`this runs as uid ${host.uid}; mounts, cgroups and gVisor need root`)
+}
+
+const apt = (packages: string): string => `sudo apt-get install ${packages}`
+
+type Row = [name: string, required: boolean, why: string, fix: string, probe: () => Promise<HostCheckResult>]
+
+/** The table of what a host needs, in the order in which to mend it. */
+export function createHostChecks (host: HostView = thisHost): readonly HostCheck[] {
+  const rows: Row[] = [
+    ['linux', true, 'the kernel under every sandbox', 'boot a kernel of 4.15 or later', () => probeVersion(host.kernelRelease, minimumKernel)],
+    ['root', true, 'mounts, cgroups and namespaces are made by root', 'sudo bin/berth doctor', () => probeRoot(host)],
+    ['node', true, 'runs the daemon', 'npm run setup', () => probeVersion(host.nodeVersion, minimumNode)],
+    ['cgroups', true, 'hold a sandbox to its memory, CPU and processes', 'boot with cgroup_enable=memory', () => probeCgroups(host)],
+    ['overlayfs', true, 'gives each sandbox its own layer over a shared image', 'sudo modprobe overlay', () => probeOverlay(host)],
+    ['runsc', true, 'gVisor, the runtime of every sandbox', 'npm run setup', () => probeRunsc(host)],
+    ['conmon', true, 'keeps logs and exit codes while the daemon is away', apt('conmon'), () => probeProgram(host, 'conmon', { minimum: minimumConmon })],
+    ['init', true, 'pid 1 of every sandbox, which reaps its processes', apt('tini catatonit'), () => probeInit(host)],
+    ['busybox', true, 'the one program of the base image', apt('busybox-static'), () => probeBusybox(host)],
+    ['runc', false, 'the runtime of sandboxes that ask for it', apt('runc'), () => probeProgram(host, 'runc')],
+    ['umoci', false, 'unpacks images in OCI layouts', apt('umoci'), () => probeProgram(host, 'umoci')],
+    ['mkfs.ext4', false, 'makes the disk of a sandbox with a disk limit', apt('e2fsprogs'), () => probeProgram(host, 'mkfs.ext4', { args: ['-V'] })],
+    ['loop', false, 'attaches the disk of a sandbox with a disk limit', 'sudo modprobe loop', () => probeDevice(host, '/dev/loop-control')],
+    ['fuse', false, 'serves images and workspaces that load lazily', 'sudo modprobe fuse', () => probeDevice(host, '/dev/fuse')],
+    ['ip', false, 'sets up network interfaces', apt('iproute2'), () => probeProgram(host, 'ip', { args: ['-Version'] })],
+    ['nft', false, 'filters what sandboxes send', apt('nftables'), () => probeProgram(host, 'nft')],
+  ]
+  return rows.map(([name, required, why, fix, probe]) => ({
+    name,
+    required,
+    why,
+    fix,
+    probe: () => probe().catch((error: unknown): HostCheckResult => broken(`looking failed: ${toBerthError(error).message}`)),
+  }))
+}
