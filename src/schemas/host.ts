@@ -33,3 +33,12 @@ export const Host = Type.Object({
   }, { additionalProperties: false }),
 }, { $id: 'Host', additionalProperties: false })
 export type Host = Static<typeof Host>
+
+export const Health = Type.Object({ status: Words(['ok']) }, { $id: 'Health', additionalProperties: false })
+export type Health = Static<typeof Health>
+
+export const Readiness = Type.Object({
+  ready: Type.Boolean(),
+  problems: Type.Array(Type.String(), { description: 'Why the daemon cannot serve at the moment' }),
+}, { $id: 'Readiness', additionalProperties: false })
+export type Readiness = Static<typeof Readiness>

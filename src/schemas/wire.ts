@@ -6,7 +6,7 @@ export const ExecId = Type.String({ pattern: '^exe_[a-z0-9]{20}$', description: 
 export const Timestamp = Type.String({ format: 'date-time', description: 'ISO 8601, UTC', examples: ['2026-03-01T09:30:00.000Z'] })
 
 /** One of several words; a plain `enum`, which serialises faster and reads better than a union of constants. */
-export const Words = <T extends string>(words: readonly T[], options: StringOptions = {}) =>
+export const Words = <const T extends string>(words: readonly T[], options: StringOptions = {}) =>
   Type.String({ enum: words, ...options }) as unknown as TUnsafe<T>
 
 /** What a pattern asks for, in words for people; messages about a string that does not match use it. */

@@ -1,0 +1,171 @@
+/** The HTTP face: lists the doors, who may pass them, and how errors are told. Knows no kernel and no process. */
+import { randomUUID } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import type { Registry } from 'prom-client'
+import { addAuthentication, type TokenVerifier } from './routes/authentication.ts'
+import { eventRoutes, type Events } from './routes/events.ts'
+import { execRoutes, type Execs } from './routes/execs.ts'
+import { hostRoutes, type HostRouteOptions } from './routes/host.ts'
+import { addErrorAnswers, answerClientError, answerError, hostStopping } from './routes/http-errors.ts'
+import { addHttpMetrics } from './routes/http-metrics.ts'
+import { addIdempotency, type IdempotencyKeys } from './routes/idempotency.ts'
+import { addJsonBodies } from './routes/json-body.ts'
+import { logRoutes, type LogRouteOptions } from './routes/logs.ts'
+import { addOpenapi } from './routes/openapi-document.ts'
+import { probeRoutes, type ProbeRouteOptions } from './routes/probes.ts'
+import { coerceQuery, type QuerySchema } from './routes/query.ts'
+import { sandboxRoutes, type Sandboxes } from './routes/sandboxes.ts'
+import { componentSchemas } from './schemas/components.ts'
+
+export interface AppServices {
+  sandboxes: Sandboxes & LogRouteOptions['sandboxes']
+  execs: Execs & LogRouteOptions['execs']
+  logs: LogRouteOptions['logs']
+  events: Events
+  host: HostRouteOptions['host'] & ProbeRouteOptions['host']
+  tokens: TokenVerifier
+  idempotency: IdempotencyKeys
+  metrics: Registry
+}
+
+export interface AppLimits {
+  bodyBytes: number
+  /** URL and headers together. */
+  headBytes: number
+  /** How long a client may take to send a request. */
+  requestTimeoutMs: number
+  heartbeatMs: number
+}
+
+export const defaultLimits: Readonly<AppLimits> = Object.freeze({
+  bodyBytes: 16 * 1024 ** 2,
+  headBytes: 16 * 1024,
+  requestTimeoutMs: 120_000,
+  heartbeatMs: 15_000,
+})
+
+export interface AppOptions {
+  services: AppServices
+  logger: FastifyBaseLogger
+  version: string
+  limits?: Partial<AppLimits>
+  /** Whether a connection needs no token (the unix socket). */
+  isTrusted?: (socket: Socket) => boolean
+  /** Ends streams and waits when aborted; `app.close()` ends them too. */
+  closing?: AbortSignal
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** A request without a body counts as one with `{}`. */
+    hasOptionalBody?: boolean
+  }
+}
+
+type AjvPlugin = Extract<NonNullable<NonNullable<FastifyServerOptions['ajv']>['plugins']>[number], (...args: never[]) => unknown>
+
+/** Builds the HTTP face. It listens nowhere yet. */
+export function buildApp (options: AppOptions): FastifyInstance {
+  const { services, version } = options
+  const limits = { ...defaultLimits, ...options.limits }
+  const ending = new AbortController()
+  const closing = options.closing ? AbortSignal.any([options.closing, ending.signal]) : ending.signal
+  const streams = { closing, heartbeatMs: limits.heartbeatMs }
+  const app = createServer(options.logger, limits, closing)
+
+  addHttpMetrics(app, services.metrics)
+  addManners(app)
+  addClosing(app, ending, closing)
+  addErrorAnswers(app, { closing, bodyBytes: limits.bodyBytes })
+  addAuthentication(app, { tokens: services.tokens, isTrusted: options.isTrusted ?? (() => false) })
+  addJsonBodies(app)
+  addIdempotency(app, services.idempotency)
+  addOpenapi(app, { version })
+  for (const schema of componentSchemas()) app.addSchema(schema)
+
+  const { sandboxes, execs, logs, events, host, metrics } = services
+  const prefix = '/v1'
+  void app.register(sandboxRoutes, { prefix, sandboxes, closing })
+  void app.register(execRoutes, { prefix, execs, streams })
+  void app.register(logRoutes, { prefix, sandboxes, execs, logs, streams })
+  void app.register(eventRoutes, { prefix, events, streams })
+  void app.register(hostRoutes, { prefix, host })
+  void app.register(probeRoutes, { host, metrics })
+  return app
+}
+
+function createServer (logger: FastifyBaseLogger, limits: AppLimits, closing: AbortSignal): FastifyInstance {
+  const errorOptions = { closing, bodyBytes: limits.bodyBytes }
+  return Fastify({
+    loggerInstance: logger,
+    // One line of our own for each answer says more than Fastify's two.
+    logController: new LogController({ disableRequestLogging: true }),
+    bodyLimit: limits.bodyBytes,
+    requestTimeout: limits.requestTimeoutMs,
+    http: { maxHeaderSize: limits.headBytes },
+    return503OnClosing: false,
+    genReqId: requestId,
+    routerOptions: { maxParamLength: 1024 },
+    frameworkErrors: (error, request, reply) => void answerError(error, request, reply.header('x-request-id', request.id), errorOptions),
+    clientErrorHandler: (error, socket) => answerClientError(error, socket as Socket, () => requestId()),
+    ajv: {
+      // One finding is enough, and looking for all lets a body be made that takes long to check.
+      customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: true, allErrors: false, strict: true, verbose: true },
+      plugins: [addTotalBytes],
+    },
+  }).withTypeProvider<TypeBoxTypeProvider>() as unknown as FastifyInstance
+}
+
+/** The client's own id for a request when it is sane, else a random one. */
+function requestId (request?: Pick<IncomingMessage, 'headers'>): string {
+  const given = request?.headers['x-request-id']
+  return typeof given === 'string' && /^[A-Za-z0-9._-]{1,64}$/.test(given) ? given : randomUUID()
+}
+
+/** The keyword `x-maxTotalBytes`: bounds the UTF-8 bytes of all strings of a list, or names and values of a map. */
+const addTotalBytes: AjvPlugin = ajv => ajv.addKeyword({
+  keyword: 'x-maxTotalBytes',
+  type: ['array', 'object'],
+  schemaType: 'number',
+  validate: (limit: number, value: Record<string, unknown> | unknown[]) => {
+    const texts = Array.isArray(value) ? value : Object.entries(value).flat()
+    return texts.reduce<number>((sum, text) => sum + Buffer.byteLength(String(text)), 0) <= limit
+  },
+  errors: false,
+})
+
+/** Headers of every answer, and what a request's parts become before their schemas see them. */
+function addManners (app: FastifyInstance): void {
+  app.addHook('onRequest', async (request, reply) => {
+    reply.headers({ 'x-request-id': request.id, 'x-content-type-options': 'nosniff' })
+    if (!request.url.startsWith('/docs')) reply.header('cache-control', 'no-store')
+  })
+  app.addHook('preValidation', async request => {
+    const schema = request.routeOptions.schema?.querystring as QuerySchema | undefined
+    if (schema) coerceQuery(schema, request.query as Record<string, unknown>)
+    if (request.body === undefined && request.routeOptions.config?.hasOptionalBody) request.body = {}
+  })
+  app.addHook('onResponse', async (request, reply) => {
+    request.log.debug({ method: request.method, route: request.routeOptions.url, status: reply.statusCode, durationMs: Math.round(reply.elapsedTime) }, 'request answered')
+  })
+}
+
+/**
+ * Lets close() come to an end: streams and waits are told, new requests are refused, and connections
+ * are closed when their answer is out (Node's server closes only those that are idle when it begins).
+ */
+function addClosing (app: FastifyInstance, ending: AbortController, closing: AbortSignal): void {
+  app.addHook('preClose', async () => ending.abort(hostStopping()))
+  app.addHook('onRequest', async () => {
+    if (closing.aborted) throw hostStopping()
+  })
+  app.addHook('onSend', async (_request, reply) => {
+    if (closing.aborted) reply.header('connection', 'close')
+  })
+  app.addHook('onResponse', async request => {
+    if (closing.aborted) request.raw.socket?.end?.()
+  })
+}

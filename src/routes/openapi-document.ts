@@ -1,0 +1,65 @@
+/** The OpenAPI document, made of the routes' own schemas, and its page at /docs. */
+import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
+import type { FastifyInstance } from 'fastify'
+
+interface Operation {
+  operationId?: string
+  requestBody?: { required?: boolean }
+  parameters?: unknown[]
+}
+
+const idempotencyKey = {
+  in: 'header',
+  name: 'Idempotency-Key',
+  required: false,
+  schema: { type: 'string', pattern: '^[\\x21-\\x7e]{1,255}$' },
+  description: 'Sent again with the same key, the request happens once and its first success is answered again (for 24 hours)',
+}
+
+const description = `A sandbox host for AI agents.
+
+Every answer is JSON in camelCase; times are ISO 8601 in UTC. Lists answer \`{items, nextCursor}\`.
+Errors always have the same body, \`Error\`; its \`kind\` decides the status, its \`code\` says exactly what is wrong.
+Unknown fields are refused. Every POST takes an \`Idempotency-Key\`: the same request sent twice with it happens once.
+A bearer token is needed, except over the unix socket.`
+
+const tags = [
+  { name: 'sandboxes', description: 'Isolated machines: create, watch, pause, stop, delete' },
+  { name: 'execs', description: 'Processes started in a running sandbox' },
+  { name: 'logs', description: 'What sandboxes and detached execs have written' },
+  { name: 'events', description: 'What happens on this host' },
+  { name: 'host', description: 'This machine and daemon' },
+  { name: 'probes', description: 'For watchers of the daemon' },
+]
+
+// The page needs nothing from elsewhere; inline styles are what the UI itself writes.
+const contentSecurityPolicy = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; frame-ancestors 'none'"
+
+/** Must be called before routes are registered: it learns them as they come. */
+export function addOpenapi (app: FastifyInstance, options: { version: string }): void {
+  const optionalBodies = new Set<string>()
+  app.addHook('onRoute', route => {
+    if (route.config?.hasOptionalBody && route.schema?.operationId) optionalBodies.add(route.schema.operationId)
+  })
+  void app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: { title: 'Berth', version: options.version, description, license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } },
+      servers: [{ url: '/', description: 'This host' }],
+      tags,
+      security: [{ bearer: [] }],
+      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: 'A token of this host; scope admin may do all, read may only GET' } } },
+    },
+    refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `def-${index}`) },
+    transformObject: document => {
+      const { openapiObject } = document as { openapiObject: { paths?: Record<string, Record<string, Operation>> } }
+      for (const [method, operation] of Object.values(openapiObject.paths ?? {}).flatMap(path => Object.entries(path))) {
+        if (method === 'post') (operation.parameters ??= []).push(idempotencyKey)
+        if (operation.requestBody && optionalBodies.has(operation.operationId ?? '')) operation.requestBody.required = false
+      }
+      return openapiObject as never
+    },
+  })
+  void app.register(swaggerUi, { routePrefix: '/docs', staticCSP: contentSecurityPolicy, uiConfig: { validatorUrl: null, docExpansion: 'list', deepLinking: true } })
+}

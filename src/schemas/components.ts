@@ -1,0 +1,33 @@
+/** The named schemas of the API: what the validator, the serialiser and the OpenAPI document share by reference. */
+import { Type, type Static, type TSchema, type TUnsafe } from '@sinclair/typebox'
+import { Event, EventPage } from './event.ts'
+import { Exec, ExecCreate, ExecEvent, ExecPage, ExecResult, ExecSignal } from './exec.ts'
+import { Health, Host, Readiness, RuntimeInfo } from './host.ts'
+import { LogRecord } from './log.ts'
+import { Leak, Resources, Sandbox, SandboxCreate, SandboxEnd, SandboxPage, SandboxStop, SandboxUpdate, StepTiming } from './sandbox.ts'
+import { ErrorBody } from './wire.ts'
+
+const named: TSchema[] = [
+  ErrorBody,
+  Resources, SandboxEnd, StepTiming, Leak, Sandbox, SandboxPage, SandboxCreate, SandboxUpdate, SandboxStop,
+  Exec, ExecPage, ExecCreate, ExecResult, ExecEvent, ExecSignal,
+  LogRecord, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
+]
+
+/** A reference to a named schema, with the same static type. */
+export function ref<T extends TSchema> (schema: T, options: { description?: string } = {}): TUnsafe<Static<T>> {
+  if (schema.$id === undefined) throw new Error('only a schema with an $id can be referred to')
+  return Type.Unsafe<Static<T>>({ $ref: `${schema.$id}#`, ...options })
+}
+
+/** Every named schema, with the named ones inside it replaced by references: an `$id` may occur only once. */
+export function componentSchemas (): Array<Record<string, unknown>> {
+  return named.map(schema => ({ $id: schema.$id, ...referring({ ...schema, $id: undefined }) as object }))
+}
+
+function referring (value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(referring)
+  if (typeof value !== 'object' || value === null) return value
+  if ('$id' in value && typeof value.$id === 'string') return { $ref: `${value.$id}#` }
+  return Object.fromEntries(Object.entries(value).filter(([key]) => key !== '$id').map(([key, inner]) => [key, referring(inner)]))
+}
