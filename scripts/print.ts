@@ -13,12 +13,12 @@ export function printCheck ({ name, ok, durationMs, output }: CheckResult): void
   if (!ok) process.stdout.write(indent(output, '       '))
 }
 
-/** A line for the file; its tests when they failed, were skipped, or all are wanted; its output when one failed. */
+/** A line for the file; the tests that failed or were skipped, or all when wanted; its output when one failed. */
 export function printFile ({ file, tests, output, durationMs }: FileResult, isVerbose: boolean): void {
   const hasFailed = tests.some(({ outcome }) => outcome === 'failed')
   process.stdout.write(`${mark(!hasFailed)} ${file} ${pc.dim(`(${tests.length} tests, ${seconds(durationMs)})`)}\n`)
   for (const { name, outcome, detail, durationMs: testMs } of tests) {
-    if (outcome === 'passed' && !isVerbose && !hasFailed) continue
+    if (outcome === 'passed' && !isVerbose) continue
     const sign = outcome === 'passed' ? pc.green('✓') : outcome === 'failed' ? pc.red('✗') : pc.yellow('- skipped:')
     process.stdout.write(`       ${sign} ${name} ${pc.dim(`(${seconds(testMs)})`)}\n`)
     if (outcome !== 'passed' && detail !== undefined) process.stdout.write(indent(detail, '           '))
