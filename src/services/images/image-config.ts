@@ -8,16 +8,6 @@ export interface ImageConfig {
   stopSignal?: string
 }
 
-/** An image's root file system, ready to be stacked below a sandbox's own layer. */
-export interface PreparedImage {
-  reference: string
-  /** Digest of the image's manifest; absent for a directory, whose content may change. */
-  digest?: string
-  /** Host paths, the top one first; none holds a character that overlay's option syntax uses. */
-  lowerDirs: string[]
-  config: ImageConfig
-}
-
 /** The `config` member of an OCI image configuration as an ImageConfig; what has the wrong type is left out. */
 export function imageConfigFromOci (value: unknown): ImageConfig {
   const source = isObject(value) ? value : {}

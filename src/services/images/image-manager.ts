@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { BaseImage, baseImageConfig } from './base-image.ts'
 import { locateDirImage } from './dir-image.ts'
-import type { ImageConfig, PreparedImage } from './image-config.ts'
+import type { ImageConfig } from './image-config.ts'
 import { parseImageReference, type ImageReference } from './image-reference.ts'
 import { ImageStore, type StoredImage, type StoredKind } from './image-store.ts'
 import { resolveImageUser, type ResolvedUser } from './image-user.ts'
@@ -22,6 +22,16 @@ export interface ImageManagerOptions {
   dirRoots?: readonly string[]
   /** Directories of Berth's own that no image may hold or lie in; imagesDir is always one. */
   privateDirs?: readonly string[]
+}
+
+/** An image's root file system, ready to be stacked below a sandbox's own layer. */
+export interface PreparedImage {
+  reference: string
+  /** Digest of the image's manifest; absent for a directory, whose content may change. */
+  digest?: string
+  /** Host paths, the top one first; none holds a character that overlay's option syntax uses. */
+  lowerDirs: string[]
+  config: ImageConfig
 }
 
 /** An image on this host's disk. */
