@@ -1,0 +1,60 @@
+import { BerthError } from '../../errors.ts'
+import type { LogRecord, LogStream } from '../../schemas/log.ts'
+import { parseCursor } from './log-cursor.ts'
+import { LogReading } from './log-reading.ts'
+import { LogWatcher } from './log-watcher.ts'
+
+export const maxTailLines = 100_000
+
+export interface LogReadOptions {
+  /** The log's directory, which only the daemon and conmon write to. */
+  dir: string
+  /** Read on behind the record that has this cursor; it wins over `tail`, so that a reconnecting client's URL may keep it. */
+  cursor?: string | undefined
+  /** Only the last so many lines; an unfinished last line counts. */
+  tail?: number | undefined
+  /** Go on with what is written later, until the writer has ended. Without: up to the end as it is when reading begins. */
+  follow?: boolean | undefined
+  stream?: LogStream | undefined
+  /** Ends the reading, without an error. */
+  signal: AbortSignal
+  /** Whether nothing will be written any more. Call `wake` when that changes. */
+  isEnded: () => boolean
+}
+
+/**
+ * Reads logs, from any place and in constant memory. Each reading has its own place in the file: a slow one costs the
+ * others nothing, and reading on from any record's cursor loses and repeats nothing.
+ */
+export class LogReader {
+  readonly #watcher = new LogWatcher()
+
+  /** Number of directories with followers. */
+  get watchedCount (): number {
+    return this.#watcher.size
+  }
+
+  /** The records, one by one. Throws at once when the options are wrong. */
+  read (options: LogReadOptions): AsyncIterable<LogRecord> {
+    return flatten(this.readBatches(options))
+  }
+
+  /** The same in arrays of what one block of the file held: several times faster where there is much to read. */
+  readBatches (options: LogReadOptions): AsyncIterable<LogRecord[]> {
+    const { cursor, tail } = options
+    if (tail !== undefined && (!Number.isInteger(tail) || tail < 0 || tail > maxTailLines)) {
+      throw new BerthError('invalid_argument', 'invalid_tail', `tail must be a whole number from 0 to ${maxTailLines}`)
+    }
+    const position = cursor === undefined ? undefined : parseCursor(cursor)
+    return new LogReading(options, position, this.#watcher).batches()
+  }
+
+  /** Makes the followers of a directory look again: something other than its files has changed. */
+  wake (dir: string): void {
+    this.#watcher.wake(dir)
+  }
+}
+
+async function * flatten (batches: AsyncIterable<LogRecord[]>): AsyncGenerator<LogRecord> {
+  for await (const batch of batches) yield * batch
+}
