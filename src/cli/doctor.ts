@@ -8,10 +8,10 @@ export interface SelfTestResult {
   durationMs: number
 }
 
-export interface DoctorOptions {
+export interface DoctorParts {
   checks: readonly HostCheck[]
-  /** Runs a sandbox to its end on the default runtime. */
-  selfTest: () => Promise<SelfTestResult>
+  /** Runs a sandbox to its end on the default runtime; absent: only look. */
+  selfTest?: () => Promise<SelfTestResult>
   /** One JSON document, in place of the table. */
   json: boolean
   write: (text: string) => void
@@ -20,18 +20,18 @@ export interface DoctorOptions {
 type Finding = Omit<HostCheck, 'probe'> & HostCheckResult
 
 /** Looks at everything, prints it, and answers with the exit code: 0 when sandboxes can run here, else 1. */
-export async function runDoctor ({ checks, selfTest, json, write }: DoctorOptions): Promise<number> {
+export async function runDoctor ({ checks, selfTest, json, write }: DoctorParts): Promise<number> {
   const findings = await Promise.all(checks.map(async ({ name, why, required, fix, probe }): Promise<Finding> =>
     ({ name, why, required, fix, ...await probe() })))
   const isReady = findings.every((finding) => finding.status === 'ok' || !finding.required)
-  const proof = isReady ? await prove(selfTest) : undefined
-  const isHealthy = proof?.ok === true
+  const proof = isReady && selfTest !== undefined ? await prove(selfTest) : undefined
+  const isHealthy = isReady && proof?.ok !== false
   if (json) write(`${JSON.stringify({ ok: isHealthy, checks: findings, selfTest: proof ?? null }, null, 2)}\n`)
-  else write(table(findings) + verdict(findings, proof))
+  else write(table(findings) + verdict(findings, isReady, proof))
   return isHealthy ? 0 : 1
 }
 
-async function prove (selfTest: DoctorOptions['selfTest']): Promise<SelfTestResult> {
+async function prove (selfTest: NonNullable<DoctorParts['selfTest']>): Promise<SelfTestResult> {
   const startedAt = performance.now()
   try {
     return await selfTest()
@@ -51,11 +51,12 @@ function table (findings: readonly Finding[]): string {
   }).join('')
 }
 
-function verdict (findings: readonly Finding[], proof: SelfTestResult | undefined): string {
-  if (proof === undefined) {
+function verdict (findings: readonly Finding[], isReady: boolean, proof: SelfTestResult | undefined): string {
+  if (!isReady) {
     const lacking = findings.filter(({ status, required }) => required && status !== 'ok').map(({ name }) => name)
     return `\nSandboxes cannot run here yet: mend ${lacking.join(', ')}, then run this again.\n`
   }
-  const line = `\nself-test sandbox (${proof.durationMs} ms): ${proof.detail}\n`
+  if (proof === undefined) return '\nEverything a sandbox needs is here; none was started to prove it.\n'
+  const line = `\nself-test sandbox (${Math.round(proof.durationMs)} ms): ${proof.detail}\n`
   return proof.ok ? `${line}This host is ready.\n` : `${line}The self-test failed, so sandboxes cannot run here yet.\n`
 }
