@@ -93,6 +93,8 @@ export class BerthClient {
 
   #isWorthRepeating (error: unknown, method: string, attempt: number): boolean {
     if (error instanceof ConnectionError) return this.#hasAnswered && error.isTransient
+    // The attempt before this one is still at work; its answer will be ours.
+    if (attempt > 0 && error instanceof BerthError && error.code === 'idempotency_key_in_use') return true
     // A daemon that is starting or stopping says so; a first POST may mean something else by it.
     return isKind(error, 'unavailable') && (attempt > 0 || (method === 'GET' && this.#hasAnswered && this.#comeBackMs > 0))
   }
@@ -169,6 +171,13 @@ export class BerthClient {
 
 export function isKind (error: unknown, kind: ErrorKind): boolean {
   return error instanceof BerthError && error.kind === kind
+}
+
+/** The record itself, unless it is how a stream tells of an error after its head was sent. */
+export function throwIfError<T extends object> (record: T): T {
+  const { type, code, message } = record as { type?: string, code?: string, message?: string }
+  if (type === 'error') throw new BerthError('internal', code ?? 'internal', message ?? 'the daemon ended the stream with an error')
+  return record
 }
 
 function parseBase (url: string | undefined): URL {

@@ -5,6 +5,7 @@ import type { Event, EventPage } from '../schemas/event.ts'
 import type { Exec } from '../schemas/exec.ts'
 import type { LogRecord } from '../schemas/log.ts'
 import type { Sandbox } from '../schemas/sandbox.ts'
+import { throwIfError } from './client.ts'
 import { watchInterrupts, InterruptedError } from './interrupts.ts'
 import { followLog, isPassing } from './log-follower.ts'
 import { LogPrinter } from './log-printer.ts'
@@ -70,7 +71,7 @@ async function showLog (shell: Shell, given: string, flags: LogFlags): Promise<n
   const records = flags.follow
     ? followLog(client, { path, query, isOver, signal })
     : client.stream<LogRecord>('GET', path, { query: { ...query, format: 'ndjson' }, signal })
-  for await (const record of records) await printer.print(record)
+  for await (const record of records) await printer.print(throwIfError(record))
   return 0
 }
 
@@ -100,7 +101,7 @@ async function * followEvents (shell: Shell, since: string | undefined, signal: 
   for (let pass = 0; ; pass++) {
     try {
       for await (const event of client.stream<Event>('GET', '/v1/events', { query: { cursor, follow: true, format: 'ndjson' }, signal })) {
-        cursor = String(event.seq)
+        cursor = String(throwIfError(event).seq)
         yield event
       }
     } catch (error) {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { LogRecord } from '../schemas/log.ts'
-import { isKind, type BerthClient, type Query } from './client.ts'
+import { isKind, throwIfError, type BerthClient, type Query } from './client.ts'
 import { ConnectionError } from './connection-error.ts'
 
 const firstPauseMs = 20
@@ -31,7 +31,7 @@ export async function * followLog (client: BerthClient, options: FollowOptions):
     const query = { ...options.query, ...place, format: 'ndjson', follow: isOver ? undefined : true }
     try {
       for await (const record of client.stream<LogRecord>('GET', options.path, { query, signal: options.signal })) {
-        cursor = record.cursor
+        cursor = throwIfError(record).cursor
         pauseMs = firstPauseMs
         yield record
       }

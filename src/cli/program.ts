@@ -20,17 +20,20 @@ const brokenPipeCode = 141
 export async function runCli (argv: string[], context: CliContext): Promise<number> {
   const output = new Output(context)
   const outcome = { exitCode: 0 }
+  const program = buildProgram(context, { output, outcome })
+  const command = program.commands.find(one => [one.name(), ...one.aliases()].includes(argv[0] ?? ''))?.name()
+  const fail = (error: unknown) => report(error, { output, context, command })
   let exitCode: number
   try {
-    await buildProgram(context, { output, outcome }).parseAsync(argv, { from: 'user' })
+    await program.parseAsync(argv.length > 0 ? argv : ['--help'], { from: 'user' })
     exitCode = outcome.exitCode
   } catch (error) {
-    exitCode = await report(error, output, context)
+    exitCode = await fail(error)
   }
   try {
     await output.flush()
   } catch (error) {
-    if (exitCode === 0) exitCode = error instanceof BrokenPipeError ? brokenPipeCode : await report(error, output, context)
+    if (exitCode === 0) exitCode = await fail(error)
   }
   return exitCode
 }
@@ -97,29 +100,35 @@ function connect (context: CliContext, output: Output): BerthClient {
   })
 }
 
+interface Circumstances {
+  output: Output
+  context: CliContext
+  /** Of which the usage is to be shown. */
+  command: string | undefined
+}
+
 /** Says what went wrong and what to do, and which exit code that is. */
-async function report (error: unknown, output: Output, context: CliContext): Promise<number> {
+async function report (error: unknown, { output, context, command }: Circumstances): Promise<number> {
   if (error instanceof InterruptedError) return error.exitCode
   if (error instanceof BrokenPipeError) return brokenPipeCode
   if (error instanceof CommanderError && error.exitCode === 0) return 0
-  for (const line of explain(error, context)) await output.err(`${output.colors.red('berth:')} ${line}\n`).catch(() => {})
+  // Commander has shown the help that was asked for wrongly.
+  if (error instanceof CommanderError && error.code === 'commander.help') return ownErrorCode
+  const [message, hint] = explain(error, context, command)
+  const text = `${output.colors.red('berth:')} ${message}\n${hint ? `${hint}\n` : ''}`
+  await output.err(text).catch(() => {})
   return ownErrorCode
 }
 
-function explain (error: unknown, context: CliContext): string[] {
+function explain (error: unknown, context: CliContext, command: string | undefined): [message: string, hint?: string] {
   if (error instanceof CommanderError) {
-    // Help was shown already where commander had no command to complain about.
-    if (error.code === 'commander.help') return []
-    return [error.message.replace(/^error: /, '').replace(/\n/g, ' '), 'see: berth help']
+    return [error.message.replace(/^error: /, '').replace(/\n/g, ' '), `See: berth ${command ? `${command} --help` : 'help'}`]
   }
   if (!(error instanceof BerthError)) return [error instanceof Error ? error.message : String(error)]
   const requestId = error.details?.requestId
   const trace = error.kind === 'internal' && requestId ? ` (request ${requestId})` : ''
-  const lines = [error.message + trace]
-  if (error.kind === 'unauthenticated') {
-    lines.push(context.env.BERTH_TOKEN
-      ? 'the token in BERTH_TOKEN is not known to this daemon; its own lies in admin.token in its state directory'
-      : 'set BERTH_TOKEN: the token lies in admin.token in the daemon\'s state directory (/var/lib/berth by default)')
-  }
-  return lines
+  if (error.kind !== 'unauthenticated') return [error.message + trace]
+  return [error.message, context.env.BERTH_TOKEN
+    ? 'The token in BERTH_TOKEN is not known to this daemon: its own lies in admin.token in its state directory.'
+    : 'Set BERTH_TOKEN: the token lies in admin.token in the daemon\'s state directory (/var/lib/berth by default).']
 }

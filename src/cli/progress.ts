@@ -55,7 +55,12 @@ export class Progress {
   }
 
   #announce (text: string): () => void {
-    const timer = setTimeout(() => { void this.#output.err(`${text} …\n`).catch(() => {}) }, this.#mode === 'plain' ? 0 : pipeDelayMs)
+    const write = () => { void this.#output.err(`${text} …\n`).catch(() => {}) }
+    if (this.#mode === 'plain') {
+      write()
+      return () => {}
+    }
+    const timer = setTimeout(write, pipeDelayMs)
     return () => clearTimeout(timer)
   }
 }
