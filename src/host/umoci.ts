@@ -12,7 +12,8 @@ const scanTimeoutMs = 5 * 60_000
  * whiteouts applied, owners, modes (setuid too), hard links and extended attributes kept, `trusted.overlay.*` dropped.
  * umoci checks each layer against its digest and diff id, and keeps every path inside.
  *
- * @throws BerthError invalid_argument `image_invalid`, exhausted `disk_full`, timed_out `image_unpack_timed_out`.
+ * @throws BerthError invalid_argument `image_invalid`, exhausted `disk_full`, timed_out `image_unpack_timed_out`,
+ * unavailable `program_not_found` or `image_unpack_interrupted`.
  */
 export async function unpackImage (options: { layout: string, tag: string, rootfs: string }): Promise<void> {
   // The child dies with the daemon: no one writes to a directory that the next daemon clears.
@@ -31,6 +32,9 @@ export function unpackError (result: CommandResult): BerthError {
   }
   if (/setpriv: failed to execute|executable file not found/i.test(result.stderr)) {
     return new BerthError('unavailable', 'program_not_found', 'the program umoci is not installed on this host; run: berth doctor', { cause })
+  }
+  if (result.exitCode > 124) {
+    return new BerthError('unavailable', 'image_unpack_interrupted', 'the unpacking of the image was interrupted on the host; try again', { cause })
   }
   const why = /verified reader|mismatch|checksum/i.test(result.stderr) ? 'a layer does not have the content that its image promises' : 'a layer is not a tar archive that can be unpacked here'
   return new BerthError('invalid_argument', 'image_invalid', `the image cannot be unpacked: ${why}`, { cause })

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync, linkSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
+import { setTimeout } from 'node:timers/promises'
 import { pino } from 'pino'
 import { ImageManager } from '../../src/services/images/image-manager.ts'
 import { resolveImageUser } from '../../src/services/images/image-user.ts'
@@ -216,6 +218,45 @@ test('archives that try to write outside the image do not', async t => {
     // Whether such an image is refused or confined is umoci's choice.
     await parts.images.prepareRootfs(parts.reference, 'sbx_1').catch(error => assert.equal(error.code, 'image_invalid'))
     assert.deepEqual(readdirSync(victim), [])
+  }
+})
+
+test('an image without layers is an empty root', async t => {
+  const parts = build(t)
+  parts.writer.index([parts.writer.image()])
+  const { lowerDirs } = await parts.images.prepareRootfs(parts.reference, 'sbx_1')
+  assert.deepEqual(readdirSync(lowerDirs[0]!), [])
+})
+
+test('a daemon killed while it unpacks leaves nothing that the next one does not clear', async t => {
+  const parts = build(t)
+  const layer = layerOf(parts, 'large', 'i=0; while [ $i -lt 200 ]; do i=$((i + 1)); mkdir d$i; head -c 65536 /dev/urandom > d$i/f; done')
+  const image = parts.writer.image({ layers: [layer] })
+  parts.writer.index([image])
+  const script = `
+    import { setTimeout } from 'node:timers/promises'
+import { pino } from 'pino'
+    import { ImageManager } from ${JSON.stringify(join(import.meta.dirname, '../../src/services/images/image-manager.ts'))}
+    const images = new ImageManager({ imagesDir: ${JSON.stringify(parts.imagesDir)}, busyboxPath: ${JSON.stringify(busyboxPath)}, logger: pino({ level: 'silent' }) })
+    console.log('ready')
+    await images.prepareRootfs(${JSON.stringify(parts.reference)}, 'sbx_1')
+    console.log('done')`
+  // Spread over the some 100 ms that the work takes; whatever moment is hit must be a good one.
+  for (const delayMs of [5, 15, 30, 45, 60, 80, 100, 140]) {
+    const child = spawn(process.execPath, ['--input-type=module-typescript', '--eval', script], { cwd: join(import.meta.dirname, '../..'), stdio: ['ignore', 'pipe', 'inherit'] })
+    await once(child.stdout, 'data')
+    await setTimeout(delayMs)
+    child.kill('SIGKILL')
+    await once(child, 'close')
+    const next = parts.next()
+    await next.adopt(new Set())
+    assertNothingHalfDone(parts)
+    assert.deepEqual(await next.list().then(list => list.map(found => found.digest).filter(digest => digest !== image.digest)), [])
+    const { lowerDirs } = await next.prepareRootfs(parts.reference, 'sbx_2')
+    assert.equal(readdirSync(lowerDirs[0]!).length, 200)
+    await next.release('sbx_2')
+    assert.deepEqual((await next.evict()).digests, [image.digest])
+    assertNothingHalfDone(parts)
   }
 })
 

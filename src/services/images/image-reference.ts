@@ -7,7 +7,7 @@ export type ImageReference =
   | { kind: 'oci', path: string, tag?: string }
 
 /** What a client may write, as errors say it. */
-export const usableReferences = 'berth/base, dir:<absolute path of a root file system> or oci:<absolute path of an OCI layout>[:tag]'
+const usableReferences = 'berth/base, dir:<absolute path of a root file system> or oci:<absolute path of an OCI layout>[:tag]'
 
 interface ReferenceForm {
   /** Whether this row is the one that reads the reference; the first such row wins. */

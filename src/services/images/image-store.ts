@@ -2,11 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { renameSync } from 'node:fs'
 import { mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { BerthError } from '../../errors.ts'
 import { measureDirectory, syncFileSystem } from '../../host/umoci.ts'
 import { isObject, type ImageConfig } from './image-config.ts'
 
 /** Kinds of image that are kept unpacked, each in a directory of this name. */
-export const storedKinds = ['base', 'oci'] as const
+const storedKinds = ['base', 'oci'] as const
 export type StoredKind = typeof storedKinds[number]
 
 /** An image that lies unpacked in the store. */
@@ -60,7 +61,11 @@ export class ImageStore {
     return { ...image, lastUsedAt: now.toISOString() }
   }
 
-  /** Adds an image: `build` makes `<dir>/rootfs` in the directory it is given. On disk when this returns. */
+  /**
+   * Adds an image: `build` makes `<dir>/rootfs` in the directory it is given. On disk when this returns.
+   *
+   * @throws BerthError exhausted `disk_full`; what `build` throws.
+   */
   async add (kind: StoredKind, digest: string, config: ImageConfig, build: (dir: string) => Promise<void>): Promise<StoredImage> {
     const building = join(this.#temp, randomUUID())
     await mkdir(building, { recursive: true, mode: 0o700 })
@@ -76,7 +81,9 @@ export class ImageStore {
       await syncDirectory(join(this.#dir, kind))
     } catch (error) {
       await rm(building, { recursive: true, force: true })
-      throw error
+      const code = (error as NodeJS.ErrnoException).code
+      if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error
+      throw new BerthError('exhausted', 'disk_full', 'the host has no disk space left to unpack the image; free some or use a smaller image', { cause: error })
     }
     const image = await this.#read(kind, this.#place(kind, digest))
     if (!image) throw new Error(`image ${digest} is not in the store after it was added`)

@@ -6,7 +6,7 @@ const leaseIdPattern = /^[A-Za-z0-9_-]{1,128}$/
 const suffix = '.json'
 
 /** What a lease holds: the digest of an image in the store; null for content used in place, unknown when its file cannot be read. */
-export type Held = string | null | 'unknown'
+type Held = string | null | 'unknown'
 
 /**
  * Who uses which image, on disk as `<dir>/<lease id>.json` and in memory.
