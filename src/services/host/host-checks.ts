@@ -42,7 +42,7 @@ export interface HostView {
 const probeTimeoutMs = 10_000
 
 /** This machine. */
-export const thisHost: HostView = {
+const thisHost: HostView = {
   async run (file, args) {
     try {
       return await runCommand(file, args, { timeoutMs: probeTimeoutMs, maxOutputBytes: 64 * 1024 })
@@ -63,7 +63,7 @@ export const thisHost: HostView = {
 }
 
 /** The first runsc whose systrap platform runs the file calls of current coreutils. */
-export const minimumRunscDate = 20240701
+const minimumRunscDate = 20240701
 const minimumConmon = [2, 1] as const
 // gVisor's own minimum is 4.14.77.
 const minimumKernel = [4, 15] as const
