@@ -5,6 +5,7 @@ import type { Socket } from 'node:net'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import type { Registry } from 'prom-client'
+import { BerthError } from './errors.ts'
 import { addAuthentication, type TokenVerifier } from './routes/authentication.ts'
 import { eventRoutes, type Events } from './routes/events.ts'
 import { execRoutes, type Execs } from './routes/execs.ts'
@@ -146,7 +147,9 @@ function addManners (app: FastifyInstance): void {
   app.addHook('preValidation', async request => {
     const schema = request.routeOptions.schema?.querystring as QuerySchema | undefined
     if (schema) coerceQuery(schema, request.query as Record<string, unknown>)
-    if (request.body === undefined && request.routeOptions.config?.hasOptionalBody) request.body = {}
+    if (request.body !== undefined || !request.routeOptions.schema?.body) return
+    if (!request.routeOptions.config?.hasOptionalBody) throw new BerthError('invalid_argument', 'body_missing', 'a body is needed: a JSON object, with Content-Type: application/json')
+    request.body = {}
   })
   app.addHook('onResponse', async (request, reply) => {
     request.log.debug({ method: request.method, route: request.routeOptions.url, status: reply.statusCode, durationMs: Math.round(reply.elapsedTime) }, 'request answered')

@@ -1,10 +1,11 @@
 /** Logs of sandboxes and of detached execs over REST. */
 import { Type, type FastifyPluginAsyncTypebox, type Static } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { BerthError } from '../errors.ts'
 import { ref } from '../schemas/components.ts'
 import { LogRecord, LogStream, type LogStream as Stream } from '../schemas/log.ts'
 import { ExecId, SandboxId, Words } from '../schemas/wire.ts'
+import { createTextFormatter, toNdjsonLine, toSseFrame } from '../services/logs/log-format.ts'
+import { maxTailLines } from '../services/logs/log-reader.ts'
 import { errorResponses } from './http-errors.ts'
 import { chosenFormat, recordEncoder, sendStream, type StreamContext, type StreamEncoder, type StreamFormat } from './streaming.ts'
 
@@ -25,13 +26,15 @@ export interface LogRead extends LogSource {
 export interface LogRouteOptions {
   sandboxes: { sandboxLog: (id: string) => LogSource }
   execs: { execLog: (id: string, execId: string) => LogSource }
-  logs: { read: (options: LogRead) => AsyncIterable<LogRecord> }
+  logs: { readBatches: (options: LogRead) => AsyncIterable<LogRecord[]> }
   streams: StreamContext
 }
 
+const longestCursor = 128
+
 const LogQuery = Type.Object({
-  cursor: Type.Optional(Type.String({ maxLength: 128, description: 'Read on behind the record with this cursor; the Last-Event-ID header says the same and goes first' })),
-  tail: Type.Optional(Type.Integer({ minimum: 0, maximum: 1_000_000, description: 'Begin this many lines before the end' })),
+  cursor: Type.Optional(Type.String({ maxLength: longestCursor, description: 'Read on behind the record with this cursor; the Last-Event-ID header says the same and goes first; a cursor wins over tail' })),
+  tail: Type.Optional(Type.Integer({ minimum: 0, maximum: maxTailLines, description: 'Begin this many lines before the end' })),
   follow: Type.Boolean({ default: false, description: 'Go on until the log is complete' }),
   stream: Type.Optional(LogStream),
   timestamps: Type.Boolean({ default: false, description: 'text: put the time before each line' }),
@@ -45,7 +48,7 @@ const response = {
     content: {
       'text/plain': { schema: Type.String() },
       'application/x-ndjson': { schema: ref(LogRecord) },
-      'text/event-stream': { schema: Type.String({ description: 'Messages whose id is the record\'s cursor and whose data is a LogRecord; the event is its type. `end` comes last' }) },
+      'text/event-stream': { schema: Type.String({ description: 'Messages whose id is the record\'s cursor and whose data is a LogRecord; an event `end` comes last, an event `error` when reading fails' }) },
     },
   },
   ...errorResponses(404),
@@ -71,11 +74,11 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogRouteOptions> = async (app,
   async function answer (request: FastifyRequest, reply: FastifyReply, query: LogQuery, source: LogSource) {
     const chosen = chosenFormat(request, query.format)
     const format = chosen === 'sse' || chosen === 'ndjson' ? chosen : 'text'
-    return sendStream<LogRecord>(reply, {
+    return sendStream<LogRecord[]>(reply, {
       ...logEncoder(format, query.timestamps),
       format,
       context: streams,
-      open: signal => logs.read({ ...source, ...startingPoint(request, query), follow: query.follow, stream: query.stream, signal }),
+      open: signal => logs.readBatches({ ...source, ...startingPoint(request, query), follow: query.follow, stream: query.stream, signal }),
     })
   }
 }
@@ -83,20 +86,16 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogRouteOptions> = async (app,
 /** An EventSource that comes back repeats its URL and adds Last-Event-ID: the header is the later word. */
 function startingPoint (request: FastifyRequest, query: LogQuery): { cursor?: string, tail?: number } {
   const last = request.headers['last-event-id']
-  if (typeof last === 'string' && last !== '') return { cursor: last.slice(0, 128) }
-  if (query.cursor !== undefined && query.tail !== undefined) {
-    throw new BerthError('invalid_argument', 'invalid_parameter', 'give cursor or tail, not both', { details: { field: 'tail' } })
-  }
+  if (typeof last === 'string' && last !== '') return { cursor: last.slice(0, longestCursor) }
   return { cursor: query.cursor, tail: query.tail }
 }
 
-function logEncoder (format: StreamFormat, timestamps: boolean): StreamEncoder<LogRecord> {
-  if (format !== 'text') return recordEncoder(format, record => ({ id: record.cursor, event: record.type }))
-  return {
-    encode: record => {
-      if (record.type === 'gap') return `[berth: ${record.message}]\n`
-      return `${timestamps ? `${record.at} ` : ''}${record.text}${record.partial ? '' : '\n'}`
-    },
-    encodeError: error => `[berth: ${error.message}]\n`,
+/** Log records in the format asked for; a batch at a time, which is several times faster. */
+function logEncoder (format: StreamFormat, timestamps: boolean): StreamEncoder<LogRecord[]> {
+  if (format === 'text') {
+    const toText = createTextFormatter({ timestamps })
+    return { encode: batch => batch.map(toText).join(''), encodeError: error => `--- error: ${error.message} ---\n` }
   }
+  const encodeOne = format === 'sse' ? toSseFrame : toNdjsonLine
+  return { ...recordEncoder<LogRecord[]>(format, () => ({ event: 'log' })), encode: batch => batch.map(encodeOne).join('') }
 }

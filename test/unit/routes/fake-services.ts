@@ -1,0 +1,176 @@
+/** Small in-memory services behind the HTTP face, so that its manners can be tested without a host. */
+import type { TestContext } from 'node:test'
+import type { FastifyInstance } from 'fastify'
+import { pino } from 'pino'
+import { Registry } from 'prom-client'
+import { buildApp, type AppOptions, type AppServices } from '../../../src/app.ts'
+import { BerthError } from '../../../src/errors.ts'
+import { randomId } from '../../../src/lib/id.ts'
+import type { IdempotencyClaim, KeptResponse } from '../../../src/routes/idempotency.ts'
+import type { Event } from '../../../src/schemas/event.ts'
+import type { Exec, ExecEvent, ExecResult } from '../../../src/schemas/exec.ts'
+import type { Host } from '../../../src/schemas/host.ts'
+import type { LogRecord } from '../../../src/schemas/log.ts'
+import type { Sandbox, SandboxCreate } from '../../../src/schemas/sandbox.ts'
+
+export const adminToken = 'admin-token'
+export const readToken = 'read-token'
+export const asAdmin = { authorization: `Bearer ${adminToken}` }
+export const asReader = { authorization: `Bearer ${readToken}` }
+
+export const at = '2026-03-01T09:30:00.000Z'
+
+/** A sandbox as it is after a plain create. */
+export function makeSandbox (input: Partial<SandboxCreate> = {}): Sandbox {
+  return {
+    id: randomId('sbx'),
+    status: 'running',
+    image: { reference: input.image ?? 'berth/base' },
+    env: input.env ?? {},
+    workingDir: '/workspace',
+    user: '1000:1000',
+    resources: { cpuMillis: 2000, memoryBytes: 2 * 1024 ** 3, pids: 512, ...input.resources },
+    labels: input.labels ?? {},
+    runtime: 'runsc',
+    hostname: 'box',
+    createdAt: at,
+    startedAt: at,
+    timings: ['image', 'rootfs', 'cgroup', 'bundle', 'create', 'start'].map(step => ({ step, durationMs: 12.5 })),
+    leaks: [],
+  }
+}
+
+export function makeExec (sandboxId: string): Exec {
+  return { id: randomId('exe'), sandboxId, status: 'running', argv: ['true'], cwd: '/', user: '1000:1000', createdAt: at }
+}
+
+export const execResult: ExecResult = {
+  id: 'exe_00000000000000000000', exitCode: 0, stdout: 'hello\n', stderr: '', truncated: { stdout: false, stderr: false }, timedOut: false, durationMs: 30,
+}
+
+export interface Calls {
+  name: string
+  args: unknown[]
+}
+
+/** Every call that reached a service is in `calls`; a test replaces what it wants to be different. */
+export function makeServices () {
+  const calls: Calls[] = []
+  const sandboxes = new Map<string, Sandbox>()
+  const note = (name: string, ...args: unknown[]) => void calls.push({ name, args })
+  const get = (id: string): Sandbox => {
+    const found = sandboxes.get(id)
+    if (!found) throw new BerthError('not_found', 'sandbox_not_found', `there is no sandbox ${id}`)
+    return found
+  }
+  const act = (name: string) => async (id: string, ...rest: unknown[]) => {
+    note(name, id, ...rest)
+    return get(id)
+  }
+  const services = {
+    sandboxes: {
+      create: async (input, options) => {
+        note('create', input, options)
+        const made = makeSandbox(input)
+        sandboxes.set(made.id, made)
+        return made
+      },
+      list: filter => {
+        note('list', filter)
+        return { items: [...sandboxes.values()].slice(0, filter.limit) }
+      },
+      get,
+      update: act('update'),
+      start: act('start'),
+      stop: act('stop'),
+      pause: act('pause'),
+      resume: act('resume'),
+      wait: act('wait'),
+      remove: async (id, options) => {
+        note('remove', id, options)
+        get(id)
+        sandboxes.delete(id)
+      },
+      sandboxLog: id => {
+        get(id)
+        return { dir: '/log', isEnded: () => true }
+      },
+    },
+    execs: {
+      run: async (id, input, { signal }) => {
+        note('run', id, input, signal)
+        get(id)
+        return execResult
+      },
+      stream: async function * (id): AsyncGenerator<ExecEvent> {
+        get(id)
+        yield { type: 'started', id: execResult.id }
+        yield { type: 'stdout', data: 'hello\n' }
+        yield { type: 'exit', exitCode: 0, timedOut: false, durationMs: 30 }
+      },
+      startDetached: async (id, input) => {
+        note('startDetached', id, input)
+        return makeExec(get(id).id)
+      },
+      list: id => ({ items: [makeExec(get(id).id)] }),
+      get: id => makeExec(get(id).id),
+      wait: async id => ({ ...makeExec(get(id).id), status: 'exited', exitCode: 0 }),
+      signal: async (...args) => note('signal', ...args),
+      result: async () => execResult,
+      execLog: id => {
+        get(id)
+        return { dir: '/log', isEnded: () => true }
+      },
+    },
+    logs: {
+      readBatches: async function * (options): AsyncGenerator<LogRecord[]> {
+        note('readBatches', options)
+        yield [{ type: 'line', cursor: '0:10', at, stream: 'stdout', text: 'one', partial: false }]
+        yield [{ type: 'gap', cursor: '0:20', message: 'lost', bytes: 10 }]
+      },
+    },
+    events: {
+      read: (filter): Event[] => {
+        note('read', filter)
+        return [{ seq: 1, at, type: 'host.started', data: {} }]
+      },
+      follow: async function * (filter): AsyncGenerator<Event> {
+        note('follow', filter)
+        yield { seq: 2, at, type: 'host.stopping', data: {} }
+      },
+    },
+    host: { describe: async () => ({}) as Host, readiness: () => ({ ready: true, problems: [] }) },
+    tokens: {
+      verify: token => token === adminToken ? { id: 'tok_admin', scope: 'admin' } : token === readToken ? { id: 'tok_read', scope: 'read' } : undefined,
+    },
+    idempotency: makeIdempotency(),
+    metrics: new Registry(),
+  } satisfies AppServices as AppServices
+  return { services, calls, sandboxes }
+}
+
+function makeIdempotency () {
+  const kept = new Map<string, { fingerprint: string, response?: KeptResponse }>()
+  return {
+    begin: (key: string, fingerprint: string): IdempotencyClaim => {
+      const entry = kept.get(key)
+      if (!entry) {
+        kept.set(key, { fingerprint })
+        return { state: 'started' }
+      }
+      if (entry.fingerprint !== fingerprint) return { state: 'mismatch' }
+      return entry.response ? { state: 'completed', response: entry.response } : { state: 'in_progress' }
+    },
+    complete: (key: string, response: KeptResponse) => void (kept.get(key)!.response = response),
+    abandon: (key: string) => void kept.delete(key),
+  }
+}
+
+/** The app on fake services; closed when the test ends. */
+export async function buildTestApp (t: TestContext, options: Partial<AppOptions> = {}) {
+  const parts = makeServices()
+  const app: FastifyInstance = buildApp({ services: parts.services, logger: pino({ level: 'silent' }), version: '0.0.0', ...options })
+  t.after(() => app.close())
+  await app.ready()
+  return { ...parts, app }
+}
