@@ -15,6 +15,7 @@ const firstRetryMs = 50
 const lastRetryMs = 1000
 // Notices within minutes that a remote host vanished without a word, on streams that may be silent for hours.
 const keepAliveMs = 30_000
+const inProgressCodes = new Set(['idempotency_key_in_use', 'idempotency_in_progress'])
 
 export interface ClientOptions {
   /** Base address; wins over the socket. */
@@ -94,7 +95,7 @@ export class BerthClient {
   #isWorthRepeating (error: unknown, method: string, attempt: number): boolean {
     if (error instanceof ConnectionError) return this.#hasAnswered && error.isTransient
     // The attempt before this one is still at work; its answer will be ours.
-    if (attempt > 0 && error instanceof BerthError && error.code === 'idempotency_key_in_use') return true
+    if (attempt > 0 && error instanceof BerthError && inProgressCodes.has(error.code)) return true
     // A daemon that is starting or stopping says so; a first POST may mean something else by it.
     return isKind(error, 'unavailable') && (attempt > 0 || (method === 'GET' && this.#hasAnswered && this.#comeBackMs > 0))
   }

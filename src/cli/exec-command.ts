@@ -6,7 +6,6 @@ import { isKind } from './client.ts'
 import { ConnectionError } from './connection-error.ts'
 import { InterruptedError, watchInterrupts } from './interrupts.ts'
 import { gather, readEnv } from './key-values.ts'
-import { BrokenPipeError } from './output.ts'
 import { resolveSandboxId } from './sandbox-finder.ts'
 import { ownErrorCode } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
@@ -90,11 +89,8 @@ class AttachedExec {
   }
 
   async run (body: ExecCreate): Promise<number> {
-    using _interrupts = watchInterrupts(this.#shell.context, (count, signal) => {
-      const name = signal === 'SIGTERM' && count === 1 ? 'SIGTERM' : interruptSignals[count - 1]
-      if (name === undefined) this.#left.abort(new InterruptedError(signal))
-      else this.#signal(name)
-    })
+    using cleanup = new DisposableStack()
+    cleanup.use(watchInterrupts(this.#shell.context, (count, signal) => this.#interrupt(count, signal)))
     const events = this.#shell.client().stream<ExecEvent>('POST', this.#path, {
       body: { ...body, encoding: this.#json ? 'utf8' : 'base64', stdin: this.#json ? decode(body.stdin) : body.stdin },
       signal: this.#left.signal,
@@ -106,8 +102,6 @@ class AttachedExec {
         if (exitCode !== undefined) return exitCode
       }
     } catch (error) {
-      // As a shell's pipe would: the writer is told that nobody reads.
-      if (error instanceof BrokenPipeError && this.#execId) await this.#send('SIGHUP')
       throw this.#explainBreak(error)
     }
     throw this.#explainBreak(undefined)
@@ -132,6 +126,13 @@ class AttachedExec {
         await this.#shell.output.note(event.message)
         return codeOfError[event.code] ?? ownErrorCode
     }
+  }
+
+  /** The daemon ends the process of a client that leaves. */
+  #interrupt (count: number, signal: 'SIGINT' | 'SIGTERM'): void {
+    const name = signal === 'SIGTERM' && count === 1 ? 'SIGTERM' : interruptSignals[count - 1]
+    if (name === undefined) this.#left.abort(new InterruptedError(signal))
+    else this.#signal(name)
   }
 
   #signal (name: SignalName): void {

@@ -1,4 +1,5 @@
 import { Option, type Command } from 'commander'
+import { BerthError } from '../errors.ts'
 import type { Sandbox } from '../schemas/sandbox.ts'
 import { isKind } from './client.ts'
 import { Progress, type ProgressMode } from './progress.ts'
@@ -27,9 +28,9 @@ type Act = (work: Promise<number>) => Promise<void>
 export function addLifecycleCommands (program: Command, shell: Shell, act: Act): void {
   const add = (name: string, summary: string) => addOutputOptions(program.command(name).summary(summary).description(`${summary[0]!.toUpperCase()}${summary.slice(1)}.`).argument('<ID...>', 'id or the unique beginning of one'))
   const change = (name: string, doing: string, summary: string) => add(name, summary)
-    .action((ids: string[], flags: Flags) => act(changeEach(shell, ids, flags, name, doing, {})))
+    .action((ids: string[], flags: Flags) => act(changeEach(shell, ids, flags, name, doing)))
 
-  change('start', 'starting', 'start sandboxes that were created or have stopped')
+  change('start', 'starting', 'start sandboxes that were created and not started')
   add('stop', 'stop sandboxes: SIGTERM, then SIGKILL when the time is over')
     .option('-t, --time <SECONDS>', 'how long to wait before SIGKILL (10)')
     .option('-f, --force', 'SIGKILL at once')
@@ -53,12 +54,12 @@ function addOutputOptions (command: Command): Command {
 
 async function stopEach (shell: Shell, ids: string[], flags: StopFlags): Promise<number> {
   const graceMs = flags.time === undefined ? undefined : parseDuration(flags.time, '--time')
-  const body = flags.force ? { force: true } : graceMs === undefined ? {} : { graceMs }
+  const body = flags.force ? { force: true } : graceMs === undefined ? undefined : { graceMs }
   return changeEach(shell, ids, flags, 'stop', 'stopping', body)
 }
 
 /** Posts one verb to each sandbox; prints the id as it was given, as docker does. */
-async function changeEach (shell: Shell, ids: string[], flags: Flags, verb: string, doing: string, body: object): Promise<number> {
+async function changeEach (shell: Shell, ids: string[], flags: Flags, verb: string, doing: string, body?: object): Promise<number> {
   const progress = new Progress(shell.output, progressMode(flags))
   return forEachId(shell, ids, async given => {
     const id = await resolveSandboxId(shell.client(), given)
@@ -72,8 +73,16 @@ async function removeEach (shell: Shell, ids: string[], flags: StopFlags): Promi
   return forEachId(shell, ids, async given => {
     const id = await resolveSandboxId(shell.client(), given)
     await progress.during(`deleting ${id}`, () => shell.client().request('DELETE', `/v1/sandboxes/${id}`, { query: { force: flags.force } }))
+      .catch(error => { throw flags.force ? error : withForceHint(error, given) })
     await shell.output.line(flags.json ? JSON.stringify({ id, removed: true }) : given)
   })
+}
+
+/** The daemon's own hint speaks of its query string. */
+function withForceHint (error: unknown, given: string): unknown {
+  const status = isKind(error, 'conflict') ? (error as BerthError).details?.status : undefined
+  if (typeof status !== 'string') return error
+  return new BerthError('conflict', 'invalid_state', `${given} is ${status}; stop it first, or delete it with: berth rm -f ${given}`, { cause: error })
 }
 
 async function waitEach (shell: Shell, ids: string[], flags: Flags): Promise<number> {

@@ -17,6 +17,8 @@ interface ListFlags {
 }
 
 const statuses = ['pending', 'creating', 'created', 'running', 'paused', 'stopping', 'stopped', 'failed']
+// stopped and failed, the last ones of the list above.
+const endedStatuses = 2
 const commandWidth = 32
 
 export function addListCommands (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
@@ -39,8 +41,8 @@ async function list (shell: Shell, flags: ListFlags): Promise<number> {
   const wanted = filters.filter(([key]) => key === 'status').map(([, value]) => value)
   const labels = filters.filter(([key]) => key === 'label').map(([, value]) => splitOnce(value))
   const query = {
-    // The daemon filters by one status and by whole labels; the rest is done here.
-    status: wanted.length === 1 ? wanted[0] : undefined,
+    // The daemon filters by whole labels; the rest is done here.
+    status: wanted.length > 0 ? wanted.filter(status => status !== undefined) : flags.all ? undefined : statuses.slice(0, -endedStatuses),
     label: labels.filter(([, value]) => value !== undefined).map(([key, value]) => `${key}=${value}`),
   }
   const found: Sandbox[] = []

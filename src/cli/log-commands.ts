@@ -6,7 +6,7 @@ import type { Exec } from '../schemas/exec.ts'
 import type { LogRecord } from '../schemas/log.ts'
 import type { Sandbox } from '../schemas/sandbox.ts'
 import { throwIfError } from './client.ts'
-import { watchInterrupts, InterruptedError } from './interrupts.ts'
+import { InterruptedError, watchInterrupts } from './interrupts.ts'
 import { followLog, isPassing } from './log-follower.ts'
 import { LogPrinter } from './log-printer.ts'
 import { resolveSandboxId } from './sandbox-finder.ts'
@@ -46,8 +46,8 @@ export function addLogCommands (program: Command, shell: Shell, act: (work: Prom
     .option('--exec <EXEC-ID>', 'the log of a detached exec')
     .option('--json', 'print the records, one JSON object a line')
     .action((id: string, flags: LogFlags) => act(showLog(shell, id, flags)))
-  program.command('events').summary('show what has happened on the host').description('Shows what has happened to sandboxes and execs on the host.')
-    .option('-f, --follow', 'go on as more happens')
+  program.command('events').summary('show what has happened on the host').description('Shows what has happened to sandboxes and execs on the host; with -f what happens from this moment on.')
+    .option('-f, --follow', 'what happens from this moment on')
     .option('--since <SEQ>', 'read on behind this event')
     .option('--json', 'print the events, one JSON object a line')
     .action((flags: EventFlags) => act(showEvents(shell, flags)))
@@ -63,7 +63,8 @@ async function showLog (shell: Shell, given: string, flags: LogFlags): Promise<n
   const query = { cursor: flags.since, tail, stream }
   const printer = new LogPrinter({ output: shell.output, json: flags.json, timestamps: flags.timestamps })
   const left = new AbortController()
-  using _interrupts = watchInterrupts(shell.context, (_count, signal) => left.abort(new InterruptedError(signal)))
+  using cleanup = new DisposableStack()
+  cleanup.use(watchInterrupts(shell.context, (_count, signal) => left.abort(new InterruptedError(signal))))
   const { signal } = left
   const isOver = async () => flags.exec
     ? !['starting', 'running'].includes((await client.request<Exec>('GET', `${sandboxPath}/execs/${flags.exec}`, { signal })).status)
@@ -78,7 +79,8 @@ async function showLog (shell: Shell, given: string, flags: LogFlags): Promise<n
 async function showEvents (shell: Shell, flags: EventFlags): Promise<number> {
   if (flags.since !== undefined) parseCount(flags.since, '--since')
   const left = new AbortController()
-  using _interrupts = watchInterrupts(shell.context, (_count, signal) => left.abort(new InterruptedError(signal)))
+  using cleanup = new DisposableStack()
+  cleanup.use(watchInterrupts(shell.context, (_count, signal) => left.abort(new InterruptedError(signal))))
   for await (const event of flags.follow ? followEvents(shell, flags.since, left.signal) : pastEvents(shell, flags.since, left.signal)) {
     await shell.output.line(flags.json ? JSON.stringify(event) : formatEvent(event))
   }

@@ -43,7 +43,7 @@ export function buildProgram (context: CliContext, parts: { output?: Output, out
   const output = parts.output ?? new Output(context)
   const outcome = parts.outcome ?? { exitCode: 0 }
   let client: BerthClient | undefined
-  const shell: Shell = { context, output, client: () => client ??= connect(context, output) }
+  const shell: Shell = { context, output, client: () => (client ??= connect(context, output)) }
   const act = async (work: Promise<number>) => { outcome.exitCode = await work }
 
   // Inherited by every subcommand made after it.

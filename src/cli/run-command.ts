@@ -79,7 +79,8 @@ class AttachedRun {
 
   async run (image: string, argv: string[]): Promise<number> {
     const body = toSandboxCreate(image, argv, this.#flags, this.#shell.context.env)
-    using _interrupts = watchInterrupts(this.#shell.context, (count, signal) => this.#interrupt(count, signal))
+    using cleanup = new DisposableStack()
+    cleanup.use(watchInterrupts(this.#shell.context, (count, signal) => this.#interrupt(count, signal)))
     try {
       const { signal } = this.#left
       this.#sandbox = await this.#progress.during(`creating a sandbox of ${image}`, () => this.#client.request<Sandbox>('POST', '/v1/sandboxes', { body, signal }))
@@ -132,7 +133,7 @@ class AttachedRun {
   #stop (force: boolean): void {
     const id = this.#sandbox!.id
     if (!force) void this.#progress.say(`stopping ${id}; once more kills it`).catch(() => {})
-    this.#client.request('POST', `/v1/sandboxes/${id}/stop`, { body: force ? { force: true } : {} }).catch(error => {
+    this.#client.request('POST', `/v1/sandboxes/${id}/stop`, { body: force ? { force: true } : undefined }).catch(error => {
       // It has ended by itself meanwhile, or a forced stop overtook this one.
       if (!isKind(error, 'conflict') && !isKind(error, 'not_found')) void this.#shell.output.note(`could not stop ${id}: ${(error as Error).message}`).catch(() => {})
     })

@@ -112,13 +112,16 @@ test('exec says that the exit code is unknown when the connection breaks', async
   }
 })
 
-test('exec into a closed pipe hangs up on the process inside', async t => {
+test('exec into a closed pipe ends quietly and leaves, at which the daemon ends the process', async t => {
+  const left = Promise.withResolvers<void>()
   const fake = await startFakeDaemon(t, {
-    [execs]: (_call, response) => { response.write(events({ type: 'started', id: execId }, ...Array(9).fill({ type: 'stdout', data: base64('y\n') }))) },
-    [`POST /v1/sandboxes/${id}/execs/${execId}/signal`]: (_call, response) => { response.writeHead(204).end() },
+    [execs]: (_call, response) => {
+      response.write(events({ type: 'started', id: execId }, ...Array(9).fill({ type: 'stdout', data: base64('y\n') })))
+      response.on('close', () => left.resolve())
+    },
   })
   assert.deepEqual(await run(fake, ['exec', id, 'yes'], { stdout: closingPipe(3) }), { exitCode: 141, stdout: '', stderr: '' })
-  assert.deepEqual(fake.calls.at(-1)?.body, { signal: 'SIGHUP' })
+  await left.promise
 })
 
 test('a program that is not there gives 127, as in a shell', async t => {
@@ -167,7 +170,11 @@ test('the verbs act on each id, print it, and go on after a failure', async t =>
   for (const verb of ['start', 'stop', 'pause', 'resume']) fake.routes[`POST /v1/sandboxes/${id}/${verb}`] = () => sandbox()
   for (const verb of ['start', 'stop', 'kill', 'pause', 'resume', 'rm']) assert.deepEqual(await run(fake, [verb, id]), { exitCode: 0, stdout: `${id}\n`, stderr: '' })
   assert.deepEqual(await run(fake, ['pause', otherId, id]), { exitCode: 125, stdout: `${id}\n`, stderr: 'berth: it is not running\n' })
-  assert.deepEqual(fake.callsTo(`POST /v1/sandboxes/${id}/stop`).map(({ body }) => body), [{}, { force: true }])
+  assert.deepEqual(fake.callsTo(`POST /v1/sandboxes/${id}/stop`).map(({ body }) => body), [undefined, { force: true }])
+  fake.routes[`DELETE /v1/sandboxes/${otherId}`] = (_call, response) => {
+    response.writeHead(409, { 'content-type': 'application/json' }).end(JSON.stringify({ kind: 'conflict', code: 'invalid_state', message: 'cannot', requestId: 'r', details: { status: 'running' } }))
+  }
+  assert.equal((await run(fake, ['rm', otherId])).stderr, `berth: ${otherId} is running; stop it first, or delete it with: berth rm -f ${otherId}\n`)
   await run(fake, ['stop', '-t', '3', id])
   assert.deepEqual(fake.calls.at(-1)?.body, { graceMs: 3000 })
   await run(fake, ['rm', '-f', id])
@@ -222,10 +229,25 @@ test('events are printed page by page, and followed across a broken connection',
 
 test('host and version show the daemon', async t => {
   const host = {
-    id: 'host_1', hostname: 'box', version: '0.1.0', status: 'ready', startedAt: new Date().toISOString(), pid: 7, kernel: '6.18', node: 'v24.21.0', cgroupVersion: 1,
+    id: 'host_1',
+    hostname: 'box',
+    version: '0.1.0',
+    status: 'ready',
+    startedAt: new Date().toISOString(),
+    pid: 7,
+    kernel: '6.18',
+    node: 'v24.21.0',
+    cgroupVersion: 1,
     runtimes: [{ name: 'runsc', path: '/usr/bin/runsc', version: '20240729', platform: 'systrap', isDefault: true }],
     capacity: { cpuMillis: 2000, memoryBytes: 8 * 1024 ** 3, diskBytes: 1024 ** 4 },
-    usage: { sandboxes: { running: 2, stopped: 0 }, requestedCpuMillis: 500, requestedMemoryBytes: 1024 ** 3, memoryBytes: 1024 ** 3, diskBytes: 1024, loadAverage: [0.5, 1, 2] },
+    usage: {
+      sandboxes: { running: 2, stopped: 0 },
+      requestedCpuMillis: 500,
+      requestedMemoryBytes: 1024 ** 3,
+      memoryBytes: 1024 ** 3,
+      diskBytes: 1024,
+      loadAverage: [0.5, 1, 2],
+    },
   }
   const fake = await startFakeDaemon(t, { 'GET /v1/host': () => host })
   const { stdout } = await run(fake, ['host'])

@@ -141,7 +141,7 @@ test('the first Ctrl-C stops the sandbox gracefully, the second by force, and it
   await following.promise
   running.signal('SIGINT')
   assert.deepEqual(await running.done, { exitCode: 137, stdout: 'ready\n', stderr: '' })
-  assert.deepEqual(stops, [{}, { force: true }])
+  assert.deepEqual(stops, [undefined, { force: true }])
 })
 
 test('Ctrl-C while the sandbox is being created stops it as soon as it is there', async t => {
