@@ -9,7 +9,7 @@ export function addJsonBodies (app: FastifyInstance): void {
   // Refuses `__proto__` and `constructor.prototype` keys.
   const parse = app.getDefaultJsonParser('error', 'error')
   app.removeAllContentTypeParsers()
-  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request: FastifyRequest, body: Buffer, done) => {
+  void app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request: FastifyRequest, body: Buffer, done) => {
     if (body.length === 0) return done(null, undefined)
     if (!isUtf8(body)) return done(new BerthError('invalid_argument', 'body_not_utf8', 'the body is not valid UTF-8'))
     const text = body.toString('utf8')

@@ -1,7 +1,8 @@
 /** The OpenAPI document, made of the routes' own schemas, and its page at /docs. */
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifySchema } from 'fastify'
+import { ErrorBody } from '../schemas/wire.ts'
 
 interface Operation {
   operationId?: string
@@ -36,8 +37,11 @@ const tags = [
 // The page needs nothing from elsewhere; inline styles are what the UI itself writes.
 const contentSecurityPolicy = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; frame-ancestors 'none'"
 
+const errorReference = `${ErrorBody.$id}#`
+
 /** Must be called before routes are registered: it learns them as they come. */
 export function addOpenapi (app: FastifyInstance, options: { version: string }): void {
+  const documented = keepErrorsForDocument(app)
   const optionalBodies = new Set<string>()
   app.addHook('onRoute', route => {
     if (route.config?.hasOptionalBody && route.schema?.operationId) optionalBodies.add(route.schema.operationId)
@@ -52,6 +56,7 @@ export function addOpenapi (app: FastifyInstance, options: { version: string }):
       components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: 'A token of this host; scope admin may do all, read may only GET' } } },
     },
     refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `def-${index}`) },
+    transform: ({ schema, url }) => ({ schema: documented.get(schema) ?? schema, url }),
     transformObject: document => {
       const { openapiObject } = document as { openapiObject: { paths?: Record<string, Record<string, Operation>> } }
       for (const [method, operation] of Object.values(openapiObject.paths ?? {}).flatMap(path => Object.entries(path))) {
@@ -62,4 +67,20 @@ export function addOpenapi (app: FastifyInstance, options: { version: string }):
     },
   })
   void app.register(swaggerUi, { routePrefix: '/docs', staticCSP: contentSecurityPolicy, uiConfig: { validatorUrl: null, docExpansion: 'list', deepLinking: true } })
+}
+
+/**
+ * Takes the error answers out of what Fastify compiles and keeps them for the document: they are one schema,
+ * but each status of each route would compile it again, which doubles the time the daemon needs to start.
+ */
+function keepErrorsForDocument (app: FastifyInstance): WeakMap<object, FastifySchema> {
+  const documented = new WeakMap<object, FastifySchema>()
+  app.addHook('onRoute', route => {
+    if (!route.schema?.response) return
+    const answers = Object.entries(route.schema.response).filter(([, schema]) => (schema as { $ref?: string }).$ref !== errorReference)
+    const compiled = { ...route.schema, response: Object.fromEntries(answers) }
+    documented.set(compiled, route.schema)
+    route.schema = compiled
+  })
+  return documented
 }
