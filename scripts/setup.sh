@@ -22,9 +22,15 @@ note () { [ "$quiet" = yes ] || say "$*"; }
 fail () { echo "setup: $1" >&2; shift; for line in "$@"; do echo "       $line" >&2; done; exit 1; }
 
 as_root () {
-  if [ "$(id -u)" -eq 0 ]; then "$@"; return; fi
-  command -v sudo >/dev/null || fail 'root is needed to install programs, and sudo is not here' 'run this as root: npm run setup'
-  sudo --preserve-env=DEBIAN_FRONTEND,LC_ALL "$@"
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo --preserve-env=DEBIAN_FRONTEND,LC_ALL "$@"; fi
+}
+
+# Asks for the password here, where it can be seen: later the output of programs goes to a file.
+require_root () {
+  [ "$(id -u)" -ne 0 ] || return 0
+  local missing=$1
+  command -v sudo >/dev/null || fail "root is needed to install: $missing" 'run this as root: npm run setup'
+  sudo -n true 2>/dev/null || sudo -v || fail "root is needed to install: $missing" 'run this as root, or as a user whom sudo lets in'
 }
 
 # ---- programs -------------------------------------------------------------------------------------------
@@ -150,6 +156,7 @@ host_packages () {
   ID='' VERSION_ID='' VERSION_CODENAME=''; [ ! -r /etc/os-release ] || . /etc/os-release
   case "$ID-$VERSION_ID" in debian-12 | debian-13 | ubuntu-24.04) ;; *) list_by_hand ;; esac
   command -v apt-get >/dev/null || list_by_hand
+  require_root "$packages$([ "$date" -ge "$runsc_minimum" ] || echo runsc)"
   log=$(mktemp); trap 'rm -f "$log"' EXIT
   [ -z "$packages" ] || install_packages "$packages"
   [ "$date" -ge "$runsc_minimum" ] || install_runsc
