@@ -60,7 +60,7 @@ function lineStartBefore (bytes: Buffer, origin: number, limit: number): number 
 }
 
 /** Offset behind the last line end before `size`, or 0. */
-export async function lastLineEnd (handle: FileHandle, size: number): Promise<number> {
+async function lastLineEnd (handle: FileHandle, size: number): Promise<number> {
   const buffer = Buffer.allocUnsafe(blockBytes)
   for (let end = size; end > 0;) {
     const start = Math.max(0, end - blockBytes)
@@ -79,6 +79,8 @@ export async function lastLineEnd (handle: FileHandle, size: number): Promise<nu
 export async function findTail (options: {
   dir: string, end: LogPosition, isEnded: boolean, count: number, stream?: LogStream | undefined
 }): Promise<LogPosition | undefined> {
+  // The end is found without looking for the stream's last line, which may be far back or nowhere.
+  if (options.count === 0) return await endOfLines(options.dir, options.end, options.isEnded)
   const seen = new Set<LogStream>()
   let left = options.count
   for (let generation = options.end.generation; generation >= 0; generation--) {
@@ -95,6 +97,11 @@ export async function findTail (options: {
     }
   }
   return undefined
+}
+
+async function endOfLines (dir: string, end: LogPosition, isEnded: boolean): Promise<LogPosition> {
+  await using file = await openExactly(dir, end.generation)
+  return file && !isEnded ? { ...end, offset: await lastLineEnd(file.handle, end.offset) } : end
 }
 
 /** The bytes of characters that partial lines before a place broke off in. */

@@ -56,7 +56,7 @@ export class LogWatcher {
       followers: 0,
       waiting: new Set(),
       fsWatcher: undefined,
-      poll: setInterval(() => { touch(watched) }, pollIntervalMs).unref(),
+      poll: setInterval(() => { touch(watched) }, pollIntervalMs),
     }
     try {
       watched.fsWatcher = watch(dir, { persistent: false }, () => { touch(watched) })

@@ -182,6 +182,44 @@ test('tail reads files that are larger than its blocks', async t => {
   for (const tail of [1, 300, errors.length]) assert.deepEqual(await read({ tail, stream: 'stderr' }), naiveTail(errors, tail))
 })
 
+test('without follow, reading ends where the log ended when it began, however much is written meanwhile', async t => {
+  const { write, options, reader, path } = await build(t)
+  await write(line('a').repeat(1000))
+  const all: LogRecord[] = []
+  for await (const batch of reader.readBatches(options({ isEnded: () => false }))) {
+    all.push(...batch)
+    await appendFile(path(), line('b').repeat(1000))
+  }
+  assert.deepEqual(brief(all), Array.from({ length: 1000 }, () => 'o:a'))
+})
+
+test('tail 0 with follow yields only what comes, behind an unfinished line and other streams too', async t => {
+  const { dir, write, options, reader, path } = await build(t)
+  await write(line('a'), 'log.3')
+  await write(line('b') + line('cd').slice(0, -2))
+  let ended = false
+  const begin = async (stream?: 'stderr') => {
+    const hasBegun = Promise.withResolvers<void>()
+    let asked = 0
+    // Asked once before the place to begin at is found, and again behind it.
+    const isEnded = () => {
+      if (++asked === 2) hasBegun.resolve()
+      return ended
+    }
+    const records = reader.read(options({ follow: true, tail: 0, stream, isEnded }))[Symbol.asyncIterator]()
+    const next = records.next()
+    await hasBegun.promise
+    return { records, next }
+  }
+  const both = await begin()
+  const errors = await begin('stderr')
+  await appendFile(path(), 'd\n' + line('e', 'stderr'))
+  assert.deepEqual(brief([(await both.next).value, (await both.records.next()).value, (await errors.next).value]), ['o:cd', 'e:e', 'e:e'])
+  ended = true
+  reader.wake(dir)
+  assert.deepEqual([(await both.records.next()).done, (await errors.records.next()).done], [true, true])
+})
+
 test('a slow reader that meets a removed generation gets a gap', async t => {
   const { write, options, reader, path } = await build(t)
   await write(line('a'), 'log.0')
@@ -227,6 +265,7 @@ function randomLine (random: (limit: number) => number): Buffer {
 
 /** The definition of tail: walk back to where the (n+1)-th last line ends; the rest is the tail. */
 function naiveTail (records: LogRecord[], count: number): LogRecord[] {
+  if (count === 0) return []
   const seen = new Set<string>()
   let left = count
   for (let at = records.length - 1; at >= 0; at--) {
