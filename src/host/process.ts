@@ -1,5 +1,6 @@
 /** Processes of this host, named so that a recycled pid is never mistaken for the one that was meant. */
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
+import { basename } from 'node:path'
 
 /** A process: its pid and when the kernel started it (clock ticks since boot, field 22 of /proc/<pid>/stat). */
 export interface ProcessIdentity {
@@ -30,5 +31,41 @@ export function signalProcess (identity: ProcessIdentity, signal: NodeJS.Signals
     process.kill(identity.pid, signal)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+export interface HelperProcess {
+  /** Of the sandbox. */
+  id: string
+  identity: ProcessIdentity
+  argv: string[]
+}
+
+const helperPrograms = /^(conmon|runsc.*|runc|join-cgroup|sh|exe)$/
+
+/**
+ * Monitors and runtimes that work below a run directory, found by their own command lines, with the sandbox id they name
+ * (`<runDir>/sandboxes/<id>/…`). A daemon that died between starting one and writing down its pid left it here.
+ */
+export function findProcessesBelow (runDir: string): HelperProcess[] {
+  const prefix = `${runDir}/sandboxes/`
+  const found: HelperProcess[] = []
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    const argv = readArguments(Number(name))
+    if (!helperPrograms.test(basename(argv[0] ?? ''))) continue
+    const argument = argv.find(text => text.startsWith(prefix))
+    const id = argument?.slice(prefix.length).split('/')[0]
+    const identity = id ? findProcess(Number(name)) : undefined
+    if (id && identity) found.push({ id, identity, argv })
+  }
+  return found
+}
+
+function readArguments (pid: number): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0')
+  } catch {
+    return []
   }
 }

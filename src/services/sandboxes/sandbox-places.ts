@@ -1,5 +1,7 @@
 /** Where everything of a sandbox lies on the host, by its id alone: what is derived cannot be forgotten. */
-import { join } from 'node:path'
+import { readdir } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { removeTrees } from '../../host/remove.ts'
 import type { ContainerPlaces, ExecPlaces } from '../../host/oci-runtime.ts'
 
 export interface SandboxPlaces {
@@ -61,6 +63,15 @@ export class HostPlaces {
       runDir,
       runExecsDir: join(runDir, 'execs'),
     }
+  }
+
+  /** Removes everything of a sandbox but its record. What is inside is hostile: rm(1) follows no link, crosses no mount, and takes trees of any depth. */
+  async removeSandboxFiles (id: string): Promise<void> {
+    const { dir, recordPath, runDir } = this.sandbox(id)
+    const names = await readdir(dir).catch(() => [])
+    const keep = basename(recordPath)
+    const paths = names.filter(name => name !== keep).map(name => join(dir, name))
+    await removeTrees([...paths, runDir])
   }
 
   container (id: string): ContainerPlaces {

@@ -35,6 +35,10 @@ export interface SandboxRecord {
   stopReason?: EndReason
   /** A pause or resume under way: the runtime knows which came true. */
   unsettled?: boolean
+  /** The client has been told of it: from then on only a deletion may make it vanish. */
+  wasCreated?: boolean
+  /** Resources of a run may be held on the host; written before the first is taken, taken back when all are released. */
+  holdsRun?: boolean
   /** Deletion has begun and must be finished. */
   isDeleting?: boolean
   idempotencyKey?: string

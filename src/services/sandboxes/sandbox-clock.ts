@@ -1,0 +1,93 @@
+import type { SandboxRecord } from './sandbox-record.ts'
+
+export type Expiry = 'timed_out' | 'idle'
+
+/**
+ * The deadlines of one sandbox, as absolute times in its record. They are only ever extended, and paused time does not count.
+ * Idle means: no exec runs and none was started for idleTimeoutMs, whatever the main program does.
+ */
+export class SandboxClock {
+  /** Whether the record has times that are not on disk yet. */
+  isDirty = false
+  readonly #record: SandboxRecord
+  #activities = 0
+
+  constructor (record: SandboxRecord) {
+    this.#record = record
+  }
+
+  /** A container has started: both deadlines begin. */
+  start (): void {
+    const now = Date.now()
+    const { timeoutMs, idleTimeoutMs } = this.#record
+    this.#record.deadlineAt = timeoutMs === undefined ? undefined : isoTime(now + timeoutMs)
+    this.#record.idleDeadlineAt = idleTimeoutMs === undefined ? undefined : isoTime(now + idleTimeoutMs)
+    this.#record.pausedRemainingMs = undefined
+  }
+
+  stop (): void {
+    this.#record.pausedRemainingMs = undefined
+    this.#record.idleDeadlineAt = undefined
+    this.#record.deadlineAt = undefined
+  }
+
+  pause (): void {
+    const now = Date.now()
+    const left = (at: string | undefined) => at === undefined ? undefined : Math.max(0, Date.parse(at) - now)
+    this.#record.pausedRemainingMs = { deadline: left(this.#record.deadlineAt), idle: left(this.#record.idleDeadlineAt) }
+    this.#record.deadlineAt = undefined
+    this.#record.idleDeadlineAt = undefined
+  }
+
+  resume (): void {
+    const now = Date.now()
+    const { deadline, idle } = this.#record.pausedRemainingMs ?? {}
+    this.#record.deadlineAt = deadline === undefined ? undefined : isoTime(now + deadline)
+    this.#record.idleDeadlineAt = idle === undefined ? undefined : isoTime(now + idle)
+    this.#record.pausedRemainingMs = undefined
+  }
+
+  /** Moves the deadline to this long from now, if that is later than it is. */
+  extend (timeoutMs: number): void {
+    const paused = this.#record.pausedRemainingMs
+    this.#record.timeoutMs = timeoutMs
+    if (paused) {
+      paused.deadline = Math.max(paused.deadline ?? 0, timeoutMs)
+    } else if (this.#record.startedAt !== undefined) {
+      const now = Date.now()
+      const current = this.#record.deadlineAt === undefined ? 0 : Date.parse(this.#record.deadlineAt)
+      this.#record.deadlineAt = isoTime(Math.max(current, now + timeoutMs))
+    }
+  }
+
+  /** Something is being done in the sandbox; answers how to say that it is over. */
+  beginActivity (): () => void {
+    this.#activities++
+    this.#renewIdle()
+    let isOver = false
+    return () => {
+      if (isOver) return
+      isOver = true
+      this.#activities--
+      this.#renewIdle()
+    }
+  }
+
+  /** What has expired at this time, if anything. */
+  expired (now: number): Expiry | undefined {
+    const { deadlineAt, idleDeadlineAt } = this.#record
+    if (deadlineAt !== undefined && Date.parse(deadlineAt) <= now) return 'timed_out'
+    if (idleDeadlineAt !== undefined && this.#activities === 0 && Date.parse(idleDeadlineAt) <= now) return 'idle'
+    return undefined
+  }
+
+  #renewIdle (): void {
+    if (this.#record.idleTimeoutMs === undefined || this.#record.idleDeadlineAt === undefined) return
+    this.#record.idleDeadlineAt = isoTime(Date.now() + this.#record.idleTimeoutMs)
+    this.isDirty = true
+  }
+}
+
+function isoTime (ms: number): string {
+  return new Date(ms).toISOString()
+}

@@ -1,0 +1,280 @@
+import { readdir, rm } from 'node:fs/promises'
+import { Semaphore } from 'async-mutex'
+import { BerthError } from '../../errors.ts'
+import { randomId } from '../../lib/id.ts'
+import type { EventType } from '../../schemas/event.ts'
+import type { Sandbox, SandboxCreate, SandboxPage, SandboxStatus, SandboxUpdate } from '../../schemas/sandbox.ts'
+import { SandboxLifecycle, type LifecycleParts } from './sandbox-lifecycle.ts'
+import { readRecord, toWire, type SandboxRecord } from './sandbox-record.ts'
+import { waitForStatus, type WaitTarget } from './sandbox-wait.ts'
+
+export interface SandboxManagerOptions extends Omit<LifecycleParts, 'onStatus' | 'onLeak'> {
+  defaultRuntime: string
+  /** How many sandboxes are set up at once. */
+  maxConcurrentStarts: number
+  events: { append: (event: { type: EventType, sandboxId: string, data: Record<string, unknown> }) => unknown }
+  /** Told when a sandbox has ended, so that followers of its log can end too. */
+  onEnded: (sandboxId: string) => void
+}
+
+export interface SandboxFilter {
+  status?: readonly string[]
+  labels?: Readonly<Record<string, string>>
+  image?: string
+  runtime?: string
+  includeDeleted?: boolean
+  limit?: number
+  cursor?: string
+}
+
+export const resourceDefaults = Object.freeze({ cpuMillis: 2000, memoryBytes: 2 * 1024 ** 3, pids: 512 })
+const defaultPageSize = 100
+
+/** Every sandbox of this host: makes them, finds them, and hands each operation to the one it is for. */
+export class SandboxManager {
+  readonly #options: SandboxManagerOptions
+  readonly #sandboxes = new Map<string, SandboxLifecycle>()
+  readonly #byIdempotencyKey = new Map<string, Promise<SandboxLifecycle>>()
+  readonly #startGate: Semaphore
+  #isClosed = false
+
+  constructor (options: SandboxManagerOptions) {
+    this.#options = options
+    this.#startGate = new Semaphore(options.maxConcurrentStarts)
+  }
+
+  /** Reads every record from disk. A directory without one is a create that never began: it is removed. */
+  async open (): Promise<void> {
+    const { places } = this.#options
+    const ids = await readdir(places.sandboxesDir)
+    await Promise.all(ids.map(async id => {
+      const record = await readRecord(places.sandbox(id).recordPath)
+      if (record?.id === id) this.#add(record)
+      else await this.#setAside(id)
+    }))
+  }
+
+  /** @throws BerthError as the request, the image or the host make necessary; nothing is left then. */
+  async create (input: SandboxCreate, options: { idempotencyKey?: string } = {}): Promise<Sandbox> {
+    this.#assertOpen()
+    const { idempotencyKey } = options
+    if (idempotencyKey === undefined) return toWire((await this.#create(input)).record)
+    // The same key while the first create is under way, or after a restart lost its answer, is the same sandbox.
+    let created = this.#byIdempotencyKey.get(idempotencyKey)
+    if (!created) {
+      created = this.#create(input, idempotencyKey)
+      this.#byIdempotencyKey.set(idempotencyKey, created)
+      created.catch(() => this.#byIdempotencyKey.delete(idempotencyKey))
+    }
+    return toWire((await created).record)
+  }
+
+  async #create (input: SandboxCreate, idempotencyKey?: string): Promise<SandboxLifecycle> {
+    const record = newRecord(input, this.#options.defaultRuntime, idempotencyKey)
+    if (!this.#options.runtimes.has(record.runtime)) {
+      throw new BerthError('invalid_argument', 'runtime_unknown', `this host has no OCI runtime ${JSON.stringify(record.runtime)}; it has ${[...this.#options.runtimes.keys()].join(', ')}`)
+    }
+    const sandbox = this.#add(record)
+    try {
+      await this.#startGate.runExclusive(() => sandbox.create({ start: input.start ?? true }))
+    } catch (error) {
+      // What the request itself got wrong leaves no trace; what went wrong here stays readable.
+      if (error instanceof BerthError && error.kind === 'invalid_argument' && record.leaks.length === 0) await this.forget(record.id)
+      throw error
+    }
+    return sandbox
+  }
+
+  /** Newest first. */
+  list (filter: SandboxFilter = {}): SandboxPage {
+    const limit = filter.limit ?? defaultPageSize
+    const matches = this.all()
+      .filter(({ record }) => matchesFilter(record, filter))
+      .sort((a, b) => compareKeys(pageKey(b.record), pageKey(a.record)))
+    const after = filter.cursor === undefined ? undefined : decodeCursor(filter.cursor)
+    const rest = after === undefined ? matches : matches.filter(({ record }) => compareKeys(pageKey(record), after) < 0)
+    const page = rest.slice(0, limit)
+    const last = page.at(-1)
+    return {
+      items: page.map(({ record }) => toWire(record)),
+      ...(last && rest.length > page.length ? { nextCursor: encodeCursor(pageKey(last.record)) } : {}),
+    }
+  }
+
+  get (id: string): Sandbox {
+    return toWire(this.lifecycle(id).record)
+  }
+
+  /** @throws BerthError not_found `sandbox_not_found`. */
+  lifecycle (id: string): SandboxLifecycle {
+    const sandbox = this.#sandboxes.get(id)
+    if (!sandbox) throw new BerthError('not_found', 'sandbox_not_found', 'there is no sandbox with this id; GET /v1/sandboxes lists those there are')
+    return sandbox
+  }
+
+  /** One that has not been deleted, for whatever acts on it. */
+  #present (id: string): SandboxLifecycle {
+    const sandbox = this.lifecycle(id)
+    if (sandbox.record.deletedAt) throw new BerthError('not_found', 'sandbox_deleted', 'the sandbox has been deleted; only its record can still be read')
+    return sandbox
+  }
+
+  async update (id: string, update: SandboxUpdate): Promise<Sandbox> {
+    const sandbox = this.#present(id)
+    await sandbox.update(update)
+    this.#append('sandbox.updated', id, { ...update })
+    return toWire(sandbox.record)
+  }
+
+  async start (id: string): Promise<Sandbox> {
+    this.#assertOpen()
+    const sandbox = this.#present(id)
+    await this.#startGate.runExclusive(() => sandbox.start())
+    return toWire(sandbox.record)
+  }
+
+  async stop (id: string, options: { force?: boolean, graceMs?: number } = {}): Promise<Sandbox> {
+    const sandbox = this.#present(id)
+    await sandbox.stop({ reason: 'requested', ...options })
+    return toWire(sandbox.record)
+  }
+
+  async pause (id: string): Promise<Sandbox> {
+    const sandbox = this.#present(id)
+    await sandbox.pause()
+    return toWire(sandbox.record)
+  }
+
+  async resume (id: string): Promise<Sandbox> {
+    const sandbox = this.#present(id)
+    await sandbox.resume()
+    return toWire(sandbox.record)
+  }
+
+  /** @throws BerthError timed_out when it has not come so far in time. */
+  async wait (id: string, options: { timeoutMs?: number, signal?: AbortSignal, until?: WaitTarget } = {}): Promise<Sandbox> {
+    const sandbox = this.lifecycle(id)
+    await waitForStatus(sandbox, options)
+    return toWire(sandbox.record)
+  }
+
+  /** A sandbox that is deleted already is fine. */
+  async remove (id: string, options: { force?: boolean } = {}): Promise<void> {
+    const sandbox = this.lifecycle(id)
+    const wasDeleted = sandbox.record.deletedAt !== undefined
+    await sandbox.remove({ force: options.force ?? false })
+    if (!wasDeleted && sandbox.record.deletedAt) this.#append('sandbox.deleted', id, {})
+  }
+
+  all (): SandboxLifecycle[] {
+    return [...this.#sandboxes.values()]
+  }
+
+  /** Removes the last trace of a deleted sandbox. */
+  async forget (id: string): Promise<void> {
+    this.#sandboxes.delete(id)
+    await rm(this.#options.places.sandbox(id).dir, { recursive: true, force: true })
+  }
+
+  /** Number of sandboxes by status, without deleted ones. */
+  countByStatus (): Partial<Record<SandboxStatus, number>> {
+    const counts: Partial<Record<SandboxStatus, number>> = {}
+    for (const { record } of this.all()) {
+      if (!record.deletedAt) counts[record.status] = (counts[record.status] ?? 0) + 1
+    }
+    return counts
+  }
+
+  /** Refuses further starts, and lets go of every sandbox without touching it. */
+  close (): void {
+    this.#isClosed = true
+    for (const sandbox of this.all()) sandbox.close()
+  }
+
+  #add (record: SandboxRecord): SandboxLifecycle {
+    const { events: _events, onEnded, ...parts } = this.#options
+    const sandbox = new SandboxLifecycle(record, {
+      ...parts,
+      onStatus: (changed, { from, to }) => {
+        const { end } = changed
+        this.#append('sandbox.status', changed.id, { from, to, ...(end && (to === 'stopped' || to === 'failed') ? { reason: end.reason, exitCode: end.exitCode } : {}) })
+        if (to === 'stopped' || to === 'failed') onEnded(changed.id)
+      },
+      onLeak: (changed, step) => this.#append('sandbox.leak', changed.id, { step }),
+    })
+    this.#sandboxes.set(record.id, sandbox)
+    if (record.idempotencyKey !== undefined && !record.deletedAt) this.#byIdempotencyKey.set(record.idempotencyKey, Promise.resolve(sandbox))
+    return sandbox
+  }
+
+  #append (type: EventType, sandboxId: string, data: Record<string, unknown>): void {
+    this.#options.events.append({ type, sandboxId, data })
+  }
+
+  async #setAside (id: string): Promise<void> {
+    this.#options.logger.warn({ sandboxId: id }, 'a sandbox directory without a readable record is removed')
+    await this.#options.places.removeSandboxFiles(id)
+    await rm(this.#options.places.sandbox(id).dir, { recursive: true, force: true })
+  }
+
+  #assertOpen (): void {
+    if (this.#isClosed) throw new BerthError('unavailable', 'host_stopping', 'the daemon is ending; try again when it is back')
+  }
+}
+
+function newRecord (input: SandboxCreate, defaultRuntime: string, idempotencyKey?: string): SandboxRecord {
+  const id = randomId('sbx')
+  return {
+    version: 1,
+    id,
+    status: 'pending',
+    image: { reference: input.image },
+    request: {
+      env: input.env ?? {},
+      ...(input.entrypoint ? { entrypoint: input.entrypoint } : {}),
+      ...(input.workingDir ? { workingDir: input.workingDir } : {}),
+      ...(input.user ? { user: input.user } : {}),
+    },
+    resources: { ...resourceDefaults, ...input.resources },
+    labels: input.labels ?? {},
+    runtime: input.runtime ?? defaultRuntime,
+    hostname: input.hostname ?? id.slice(id.indexOf('_') + 1),
+    ...(input.timeoutMs === undefined ? {} : { timeoutMs: input.timeoutMs }),
+    ...(input.idleTimeoutMs === undefined ? {} : { idleTimeoutMs: input.idleTimeoutMs }),
+    createdAt: new Date().toISOString(),
+    timings: [],
+    leaks: [],
+    ...(idempotencyKey === undefined ? {} : { idempotencyKey }),
+  }
+}
+
+function matchesFilter (record: SandboxRecord, filter: SandboxFilter): boolean {
+  if (record.deletedAt && !filter.includeDeleted) return false
+  if (filter.status && filter.status.length > 0 && !filter.status.includes(record.status)) return false
+  if (filter.image !== undefined && record.image.reference !== filter.image) return false
+  if (filter.runtime !== undefined && record.runtime !== filter.runtime) return false
+  return Object.entries(filter.labels ?? {}).every(([key, value]) => record.labels[key] === value)
+}
+
+/** Creation time, then id: stable while sandboxes come and go. */
+type PageKey = readonly [string, string]
+
+function pageKey (record: SandboxRecord): PageKey {
+  return [record.createdAt, record.id]
+}
+
+function compareKeys (a: PageKey, b: PageKey): number {
+  if (a[0] !== b[0]) return a[0] < b[0] ? -1 : 1
+  if (a[1] !== b[1]) return a[1] < b[1] ? -1 : 1
+  return 0
+}
+
+function encodeCursor (key: PageKey): string {
+  return Buffer.from(key.join(' ')).toString('base64url')
+}
+
+function decodeCursor (cursor: string): PageKey {
+  const match = /^(\S{24}) (sbx_[a-z0-9]{20})$/.exec(Buffer.from(cursor, 'base64url').toString('latin1'))
+  if (!match?.[1] || !match[2]) throw new BerthError('invalid_argument', 'invalid_cursor', 'cursor is not one that a list answered; leave it out to begin anew')
+  return [match[1], match[2]]
+}

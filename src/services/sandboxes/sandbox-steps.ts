@@ -1,0 +1,247 @@
+/**
+ * The set-up of a sandbox as a list, read forwards to set up and backwards to release.
+ *
+ * A release works from the record alone, is idempotent, and finds nothing to do where its acquire never ran:
+ * deletion, roll-back and start-up reconciliation all read the same list.
+ */
+import { chmod, chown, copyFile, mkdir, rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { BerthError } from '../../errors.ts'
+import type { CgroupManager } from '../../host/cgroup.ts'
+import { readExitCode, readMonitorPid } from '../../host/conmon.ts'
+import { createDiskImage, mountDiskImage, mountOverlay, unmount } from '../../host/mount.ts'
+import { buildSpec, initMountPoint } from '../../host/oci-spec.ts'
+import type { OciRuntime } from '../../host/oci-runtime.ts'
+import { isAlive, signalProcess, type ProcessIdentity } from '../../host/process.ts'
+import { pollUntil } from '../../lib/poll.ts'
+import type { ImageManager, PreparedImage } from '../images/image-manager.ts'
+import type { NetworkManager } from '../network/network-manager.ts'
+import type { HostPlaces, SandboxPlaces } from './sandbox-places.ts'
+import type { SandboxRecord } from './sandbox-record.ts'
+
+export interface SandboxStep {
+  name: string
+  /** sandbox: kept until deletion. run: kept while a container exists, released when it has ended. */
+  scope: 'sandbox' | 'run'
+  deadlineMs: number
+  /** May add to the record what it learns. */
+  acquire: (record: SandboxRecord, signal: AbortSignal) => Promise<void>
+  release: (record: SandboxRecord) => Promise<void>
+}
+
+export interface StepParts {
+  places: HostPlaces
+  images: Pick<ImageManager, 'prepareRootfs' | 'resolveUser' | 'release'>
+  network: NetworkManager
+  cgroups: CgroupManager
+  runtimes: ReadonlyMap<string, OciRuntime>
+}
+
+const defaultPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+const defaultWorkingDir = '/workspace'
+const defaultUser = '1000:1000'
+
+/** How long a killed container's monitor may take to write the exit code. */
+const exitDeadlineMs = 10_000
+
+export function sandboxSteps (parts: StepParts): SandboxStep[] {
+  const { places, images, network, cgroups } = parts
+  const placesOf = (record: SandboxRecord): SandboxPlaces => places.sandbox(record.id, record.resources.diskBytes !== undefined)
+  return [
+    {
+      name: 'image',
+      scope: 'sandbox',
+      deadlineMs: 600_000,
+      async acquire (record, signal) {
+        const prepared = await images.prepareRootfs(record.image.reference, record.id, { signal })
+        record.image = { reference: prepared.reference, ...(prepared.digest ? { digest: prepared.digest } : {}) }
+        record.lowerDirs = [...prepared.lowerDirs]
+        record.process = await resolveProcess(record, prepared, images)
+      },
+      release: record => images.release(record.id),
+    },
+    {
+      name: 'files',
+      scope: 'sandbox',
+      deadlineMs: 30_000,
+      acquire: record => writeSeed(record, placesOf(record)),
+      // Removed with the sandbox's directory, which the manager does last.
+      async release () {},
+    },
+    {
+      name: 'disk',
+      scope: 'run',
+      deadlineMs: 60_000,
+      async acquire (record) {
+        const { diskBytes } = record.resources
+        if (diskBytes === undefined) return
+        const { diskImagePath, diskDir } = placesOf(record)
+        await mkdir(diskDir, { recursive: true })
+        if (!record.wasCreated) await createDiskImage(diskImagePath, diskBytes)
+        await mountDiskImage(diskImagePath, diskDir)
+      },
+      async release (record) {
+        if (record.resources.diskBytes !== undefined) await unmount(placesOf(record).diskDir)
+      },
+    },
+    {
+      name: 'rootfs',
+      scope: 'run',
+      deadlineMs: 30_000,
+      async acquire (record) {
+        const { upperDir, workDir, rootfsDir, seedDir } = placesOf(record)
+        for (const dir of [upperDir, workDir, rootfsDir]) await mkdir(dir, { recursive: true, mode: 0o755 })
+        mountOverlay({ lowerDirs: [seedDir, ...(record.lowerDirs ?? [])], upperDir, workDir, target: rootfsDir })
+      },
+      release: record => unmount(placesOf(record).rootfsDir),
+    },
+    {
+      name: 'network',
+      scope: 'run',
+      deadlineMs: 30_000,
+      acquire: record => network.setup(record.id),
+      release: record => network.tearDown(record.id),
+    },
+    {
+      name: 'cgroup',
+      scope: 'run',
+      deadlineMs: 30_000,
+      async acquire (record) {
+        const limits = cgroupLimits(record, runtimeOf(parts, record))
+        await cgroups.create(record.id, { cpuMillis: record.resources.cpuMillis, memoryBytes: limits.cgroupMemoryBytes, pids: limits.cgroupPids })
+      },
+      release: record => cgroups.remove(record.id),
+    },
+    {
+      name: 'bundle',
+      scope: 'run',
+      deadlineMs: 30_000,
+      async acquire (record) {
+        const { bundleDir, exitDir, runDir } = placesOf(record)
+        await Promise.all([mkdir(bundleDir, { recursive: true }), mkdir(exitDir, { recursive: true }), mkdir(runDir, { recursive: true })])
+        await rm(join(exitDir, record.id), { force: true })
+        await writeFile(join(bundleDir, 'config.json'), JSON.stringify(specOf(record, parts, placesOf(record))), { mode: 0o600 })
+      },
+      async release (record) {
+        const { bundleDir, runDir } = placesOf(record)
+        await rm(bundleDir, { recursive: true, force: true })
+        await rm(runDir, { recursive: true, force: true })
+      },
+    },
+    {
+      name: 'container',
+      scope: 'run',
+      deadlineMs: 60_000,
+      async acquire (record, signal) {
+        const runtime = runtimeOf(parts, record)
+        const started = await runtime.create(places.container(record.id), cgroups.procsFiles(record.id), signal)
+        record.monitor = started.monitor
+      },
+      release: record => releaseContainer(record, parts),
+    },
+  ]
+}
+
+/**
+ * Ends whatever is left of a container: its processes, its monitor, the runtime's state.
+ * A container that ended by itself costs one call of the runtime.
+ */
+async function releaseContainer (record: SandboxRecord, parts: StepParts): Promise<void> {
+  const runtime = runtimeOf(parts, record)
+  const places = parts.places.container(record.id)
+  const monitor = record.monitor ?? await readMonitorPid(places.runDir)
+  const hasEnded = async () => await readExitCode(places.exitDir, record.id) !== undefined || !(monitor && isAlive(monitor))
+  if (!await hasEnded()) {
+    await runtime.kill(record.id, 'KILL', { all: true })
+    if (!await pollUntil(hasEnded, exitDeadlineMs)) await parts.cgroups.killAll(record.id)
+  }
+  // A monitor that was killed in the middle of a create may leave a runtime at work in the cgroup.
+  if ((await parts.cgroups.processes(record.id)).length > 0) await parts.cgroups.killAll(record.id)
+  await runtime.delete(record.id)
+  await endMonitor(monitor)
+  delete record.monitor
+}
+
+async function endMonitor (monitor: ProcessIdentity | undefined): Promise<void> {
+  if (!monitor || await pollUntil(async () => !isAlive(monitor), 2000)) return
+  signalProcess(monitor, 'SIGKILL')
+}
+
+function runtimeOf (parts: StepParts, record: SandboxRecord): OciRuntime {
+  const runtime = parts.runtimes.get(record.runtime)
+  if (!runtime) throw new BerthError('unavailable', 'runtime_missing', `the OCI runtime ${record.runtime} is not on this host; run: berth doctor`)
+  return runtime
+}
+
+function cgroupLimits (record: SandboxRecord, runtime: OciRuntime): { cgroupPids: number, cgroupMemoryBytes: number } {
+  const { overhead } = runtime.profile
+  return {
+    cgroupPids: record.resources.pids * overhead.pidsPerPid + overhead.pids,
+    cgroupMemoryBytes: record.resources.memoryBytes + overhead.memoryBytes,
+  }
+}
+
+function specOf (record: SandboxRecord, parts: StepParts, places: SandboxPlaces): Record<string, unknown> {
+  const process = record.process
+  if (!process) throw new Error('the image step has not run')
+  const runtime = runtimeOf(parts, record)
+  return buildSpec({
+    id: record.id,
+    argv: process.argv,
+    env: process.env,
+    cwd: process.cwd,
+    user: process,
+    hostname: record.hostname,
+    rootfsDir: places.rootfsDir,
+    initDir: parts.places.initDir,
+    cgroupPath: parts.cgroups.ociPath(record.id),
+    limits: { ...record.resources, ...cgroupLimits(record, runtime) },
+    hasSeccomp: runtime.profile.cgroups === 'runtime',
+  })
+}
+
+/** What runs: the request over the image's configuration, as Docker merges them. */
+async function resolveProcess (record: SandboxRecord, prepared: PreparedImage, images: StepParts['images']): Promise<NonNullable<SandboxRecord['process']>> {
+  const { config } = prepared
+  const { request } = record
+  const imageArgv = [...(config.entrypoint ?? []), ...(config.cmd ?? [])]
+  const argv = request.entrypoint ?? (imageArgv.length > 0 ? imageArgv : undefined)
+  const userName = request.user ?? (config.user || defaultUser)
+  const user = await images.resolveUser(prepared, userName)
+  const cwd = request.workingDir ?? (config.workingDir || defaultWorkingDir)
+  return {
+    ...(argv ? { argv } : {}),
+    env: { PATH: defaultPath, HOME: user.home ?? '/', HOSTNAME: record.hostname, ...config.env, ...request.env },
+    cwd,
+    user: userName,
+    uid: user.uid,
+    gid: user.gid,
+    additionalGids: [...user.additionalGids],
+  }
+}
+
+/** The topmost lower layer: name resolution files, the workspace, mount points; what a sandbox writes over it lies in its upper layer. */
+async function writeSeed (record: SandboxRecord, places: SandboxPlaces): Promise<void> {
+  const { seedDir } = places
+  const etc = join(seedDir, 'etc')
+  const workspace = join(seedDir, 'workspace')
+  for (const dir of [seedDir, etc, workspace, join(seedDir, initMountPoint)]) await mkdir(dir, { recursive: true, mode: 0o755 })
+  const names = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${record.hostname}\n`
+  await Promise.all([
+    writeFile(join(etc, 'hosts'), names),
+    writeFile(join(etc, 'hostname'), `${record.hostname}\n`),
+    writeFile(join(etc, 'resolv.conf'), '# this sandbox has no network but its loopback\n'),
+  ])
+  await chown(workspace, record.process?.uid ?? 1000, record.process?.gid ?? 1000)
+}
+
+/** Puts the init and the helper program where every sandbox sees them, read-only. Replaced by rename: a running program is never overwritten. */
+export async function installInit (initDir: string, programs: { init: string, busybox: string }): Promise<void> {
+  await mkdir(initDir, { recursive: true, mode: 0o755 })
+  for (const [name, source] of Object.entries(programs)) {
+    const temporary = join(initDir, `.${name}.tmp`)
+    await copyFile(source, temporary)
+    await chmod(temporary, 0o755)
+    await rename(temporary, join(initDir, name))
+  }
+}

@@ -1,0 +1,34 @@
+import { mkdir } from 'node:fs/promises'
+import { buildProcess, initMountPoint } from '../../host/oci-spec.ts'
+import type { OciRuntime } from '../../host/oci-runtime.ts'
+import type { HostPlaces } from './sandbox-places.ts'
+import type { SandboxRecord } from './sandbox-record.ts'
+
+// Signals every process but init. In a sandbox that idles it then waits until nothing is left but init and itself.
+const terminateAll = 'kill -TERM -1'
+const terminateAllAndWait = `${terminateAll}; while :; do set -- /proc/[0-9]*; [ $# -le 2 ] && exit 0; ${initMountPoint}/busybox sleep 0.05; done`
+
+/**
+ * Asks every process of a sandbox but its init to end, by SIGTERM, once each. A helper on the read-only init mount does it from
+ * inside: init would end at once and take the others with it. For a sandbox that idles, returns when all have ended.
+ */
+export async function askToEnd (record: SandboxRecord, runtime: OciRuntime, places: HostPlaces): Promise<void> {
+  const isIdle = record.process?.argv === undefined
+  const execPlaces = places.exec(record.id, 'terminator')
+  const process = buildProcess({
+    argv: [`${initMountPoint}/busybox`, 'sh', '-c', isIdle ? terminateAllAndWait : terminateAll],
+    env: {},
+    cwd: '/',
+    user: { uid: 0, gid: 0, additionalGids: [] },
+    pids: record.resources.pids,
+  })
+  await mkdir(execPlaces.runDir, { recursive: true })
+  const exitCode = await runtime.exec(execPlaces, process).then(async attached => {
+    attached.child.stdout?.resume()
+    attached.child.stderr?.resume()
+    attached.child.stdin?.end()
+    return (await attached.ended).exitCode
+  }).catch(() => undefined)
+  // The helper cannot start where the sandbox has used up its processes or memory: then the runtime signals all, init too.
+  if (exitCode !== 0) await runtime.kill(record.id, 'TERM', { all: true })
+}
