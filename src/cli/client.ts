@@ -23,7 +23,7 @@ export interface ClientOptions {
   socketPath?: string
   token?: string
   connectTimeoutMs?: number
-  /** How long to wait for a daemon that answered before to come back. */
+  /** How long to wait for a daemon that was there before to come back. */
   comeBackMs?: number
   /** Told once for each time that the daemon is waited for. */
   onWaiting?: (address: string) => void
@@ -42,14 +42,14 @@ export interface CallOptions {
 /**
  * A client of the REST API over the unix socket or a URL.
  *
- * A daemon that was never reached fails the call at once. One that has answered and then goes away is being
+ * A daemon that was never reached fails the call at once. One that was there and then goes away is being
  * restarted: calls are repeated until it is back, which is safe since every one of them is idempotent.
  */
 export class BerthClient {
   readonly address: string
   readonly #options: ClientOptions
   readonly #base: URL
-  #hasAnswered = false
+  #wasReached = false
 
   constructor (options: ClientOptions) {
     this.#options = options
@@ -93,11 +93,11 @@ export class BerthClient {
   }
 
   #isWorthRepeating (error: unknown, method: string, attempt: number): boolean {
-    if (error instanceof ConnectionError) return this.#hasAnswered && error.isTransient
+    if (error instanceof ConnectionError) return this.#wasReached && error.isTransient
     // The attempt before this one is still at work; its answer will be ours.
     if (attempt > 0 && error instanceof BerthError && inProgressCodes.has(error.code)) return true
     // A daemon that is starting or stopping says so; a first POST may mean something else by it.
-    return isKind(error, 'unavailable') && (attempt > 0 || (method === 'GET' && this.#hasAnswered && this.#comeBackMs > 0))
+    return isKind(error, 'unavailable') && (attempt > 0 || method === 'GET')
   }
 
   async #once<T> (method: string, path: string, options: CallOptions): Promise<T> {
@@ -126,11 +126,13 @@ export class BerthClient {
     const answer = await new Promise<http.IncomingMessage>((resolve, reject) => {
       // One connection for a call: none can be found dead by the next one.
       const outgoing = request({ ...target, method, path: fullPath, headers, agent: false, signal: options.signal }, resolve)
-      this.#watchConnecting(outgoing, () => { stage = 'answer' })
+      this.#watchConnecting(outgoing, () => {
+        stage = 'answer'
+        this.#wasReached = true
+      })
       outgoing.on('error', reject)
       outgoing.end(body)
     }).catch(error => { throw this.#asKnown(error, stage, options.signal) })
-    this.#hasAnswered = true
     if ((answer.statusCode ?? 500) >= 400) throw await this.#readError(answer, options.signal)
     return answer
   }

@@ -9,11 +9,11 @@ export class ConnectionError extends Error {
     super(describe(address, stage, cause.code ?? '', isSocket), { cause })
     this.name = 'ConnectionError'
     this.stage = stage
-    this.isTransient = stage === 'answer' || transientCodes.has(cause.code ?? '')
+    this.isTransient = transientCodes.has(cause.code ?? '')
   }
 }
 
-const transientCodes = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMEDOUT'])
+const transientCodes = new Set(['ECONNREFUSED', 'ECONNRESET', 'ENOENT', 'EPIPE', 'ETIMEDOUT', 'ERR_STREAM_PREMATURE_CLOSE'])
 
 function describe (address: string, stage: 'connect' | 'answer', code: string, isSocket: boolean): string {
   if (stage === 'answer') return `the connection to the daemon at ${address} broke before it had answered; see whether it runs: berth host`

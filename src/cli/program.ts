@@ -96,7 +96,7 @@ function connect (context: CliContext, output: Output): BerthClient {
     socketPath: BERTH_SOCKET || defaultSocketPath,
     token: BERTH_TOKEN || undefined,
     comeBackMs: context.comeBackMs,
-    onWaiting: address => { void output.note(`the daemon at ${address} has gone; waiting for it to come back`).catch(() => {}) },
+    onWaiting: address => { void output.note(`the daemon at ${address} is away; waiting for it to come back`).catch(() => {}) },
   })
 }
 

@@ -196,7 +196,7 @@ test('wait asks again after a timeout and while the daemon restarts, and prints 
   const ran = await run(fake, ['wait', id])
   assert.equal(ran.exitCode, 0)
   assert.equal(ran.stdout, '5\n')
-  assert.match(ran.stderr, /^berth: the daemon at .* has gone; waiting for it to come back\n$/)
+  assert.match(ran.stderr, /^berth: the daemon at .* is away; waiting for it to come back\n$/)
 })
 
 test('events are printed page by page, and followed across a broken connection', async t => {

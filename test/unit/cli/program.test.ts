@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { once } from 'node:events'
+import { createServer, type AddressInfo } from 'node:net'
 import { Writable } from 'node:stream'
+import { test } from 'node:test'
 import { parseNdjson } from '../../../src/cli/ndjson.ts'
 import { buildProgram } from '../../../src/cli/program.ts'
 import { describeSize, describeSpan, parseDuration, parseSize } from '../../../src/cli/units.ts'
@@ -79,6 +81,16 @@ test('a peer that is no berth daemon is named as such', async t => {
   assert.match((await run(fake, ['ps'])).stderr, /answered with HTTP 502 and no error of berth's/)
   fake.routes['GET /v1/sandboxes'] = (_call, response) => void response.end('<html>')
   assert.match((await run(fake, ['ps'])).stderr, /the answer is not JSON/)
+})
+
+test('a peer that speaks no HTTP fails at once', async t => {
+  const server = createServer(socket => socket.end('220 mail\r\n'))
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  const ran = await run(undefined, ['ps'], { env: { BERTH_URL: `http://127.0.0.1:${(server.address() as AddressInfo).port}` } })
+  assert.deepEqual([ran.exitCode, ran.stdout], [125, ''])
+  assert.match(ran.stderr, /^berth: the connection to the daemon at .* broke/)
 })
 
 test('an internal error names the request', async t => {
