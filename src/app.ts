@@ -147,13 +147,21 @@ function addManners (app: FastifyInstance): void {
   app.addHook('preValidation', async request => {
     const schema = request.routeOptions.schema?.querystring as QuerySchema | undefined
     if (schema) coerceQuery(schema, request.query as Record<string, unknown>)
-    if (request.body !== undefined || !request.routeOptions.schema?.body) return
+    const takesBody = request.routeOptions.schema?.body !== undefined
+    if (request.body !== undefined) return takesBody ? undefined : refuseContent(request.body)
+    if (!takesBody) return
     if (!request.routeOptions.config?.hasOptionalBody) throw new BerthError('invalid_argument', 'body_missing', 'a body is needed: a JSON object, with Content-Type: application/json')
     request.body = {}
   })
   app.addHook('onResponse', async (request, reply) => {
     request.log.debug({ method: request.method, route: request.routeOptions.url, status: reply.statusCode, durationMs: Math.round(reply.elapsedTime) }, 'request answered')
   })
+}
+
+/** A body that a route does not look at would be dropped silently; only an empty one may be. */
+function refuseContent (body: unknown): void {
+  if (typeof body === 'object' && body !== null && Object.keys(body).length === 0) return
+  throw new BerthError('invalid_argument', 'body_not_taken', 'this request takes no body; options go into the query')
 }
 
 /**

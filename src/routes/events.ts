@@ -17,6 +17,8 @@ export interface EventFilter {
 
 /** What these routes need of the event log. */
 export interface Events {
+  /** Of the newest event, 0 before the first. */
+  readonly lastSeq: number
   read: (filter: EventFilter & { limit: number }) => Event[]
   follow: (filter: EventFilter & { signal: AbortSignal }) => AsyncIterable<Event>
 }
@@ -33,7 +35,7 @@ const Query = Type.Object({
   sandboxId: Type.Optional(SandboxId),
   type: Type.Optional(Type.Array(EventType, { description: 'One of these; repeat it or separate by commas' })),
   limit: Limit,
-  follow: Type.Boolean({ default: false, description: 'Stream what happens; without a cursor from this moment on' }),
+  follow: Type.Boolean({ default: false, description: 'Stream what happens, without a cursor from this moment on; with cursor=0 all that is kept comes first' }),
   format: Type.Optional(Words(['json', 'ndjson', 'sse'], { description: 'ndjson and sse stream; an Accept header says the same' })),
 }, { additionalProperties: false })
 
@@ -67,7 +69,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventRouteOptions> = async (
       ...recordEncoder(format, event => ({ id: String(event.seq), event: event.type })),
       format,
       context: streams,
-      open: signal => events.follow({ ...filter, signal }),
+      open: signal => events.follow({ ...filter, after: filter.after ?? events.lastSeq, signal }),
     })
   })
 }

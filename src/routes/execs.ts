@@ -77,7 +77,7 @@ export const execRoutes: FastifyPluginAsyncTypebox<ExecRouteOptions> = async (ap
       })
     }
     // With an Idempotency-Key the process runs on without its client, whose next try gets the result.
-    const signal = request.idempotencyKey === undefined ? clientSignal(reply, streams.closing) : streams.closing
+    const signal = request.idempotent === undefined ? clientSignal(reply, streams.closing) : streams.closing
     return execs.run(id, request.body, { signal })
   })
 

@@ -81,7 +81,9 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<SandboxRouteOptions> = asy
       },
     },
   }, async (request, reply) => {
-    const created = await sandboxes.create(request.body, { idempotencyKey: request.idempotencyKey })
+    const claim = request.idempotent
+    // The service keeps the key with the sandbox, so that a crash before the answer makes no second one.
+    const created = await sandboxes.create(request.body, { idempotencyKey: claim && `${claim.tokenId}/${claim.key}` })
     return reply.code(201).header('location', `/v1/sandboxes/${created.id}`).send(created)
   })
 

@@ -134,7 +134,7 @@ function join (path: string, name: string): string {
   return path === '' ? name : `${path}.${name}`
 }
 
-/** The known name that a mistyped one most likely means: equal without case, or at most a third of its letters off. */
+/** The known name that a mistyped one most likely means: at most a third of its letters off without case, or the beginning of only one. */
 export function nearest (name: string, known: readonly string[]): string | undefined {
   if (name.length > longestQuote) return undefined
   const wanted = plain(name)
@@ -147,7 +147,8 @@ export function nearest (name: string, known: readonly string[]): string | undef
       bestDistance = distance
     }
   }
-  return best
+  const longer = known.filter(candidate => wanted.length > 2 && plain(candidate).startsWith(wanted))
+  return best ?? (longer.length === 1 ? longer[0] : undefined)
 }
 
 function plain (name: string): string {

@@ -173,7 +173,7 @@ test('a key whose request is under way is refused meanwhile', async t => {
   const first = send()
   await begun.promise
   const second = await send()
-  assert.equal(second.json().code, 'idempotency_key_in_use')
+  assert.equal(second.json().code, 'idempotency_in_progress')
   go.resolve()
   assert.equal((await first).statusCode, 201)
 })

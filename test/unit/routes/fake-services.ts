@@ -6,7 +6,7 @@ import { Registry } from 'prom-client'
 import { buildApp, type AppOptions, type AppServices } from '../../../src/app.ts'
 import { BerthError } from '../../../src/errors.ts'
 import { randomId } from '../../../src/lib/id.ts'
-import type { IdempotencyClaim, KeptResponse } from '../../../src/routes/idempotency.ts'
+import type { IdempotencyKeys, IdempotentRequest, KeptAnswer } from '../../../src/routes/idempotency.ts'
 import type { Event } from '../../../src/schemas/event.ts'
 import type { Exec, ExecEvent, ExecResult } from '../../../src/schemas/exec.ts'
 import type { Host } from '../../../src/schemas/host.ts'
@@ -130,6 +130,7 @@ export function makeServices () {
       },
     },
     events: {
+      lastSeq: 7,
       read: (filter): Event[] => {
         note('read', filter)
         return [{ seq: 1, at, type: 'host.started', data: {} }]
@@ -149,20 +150,22 @@ export function makeServices () {
   return { services, calls, sandboxes }
 }
 
-function makeIdempotency () {
-  const kept = new Map<string, { fingerprint: string, response?: KeptResponse }>()
+function makeIdempotency (): IdempotencyKeys {
+  const kept = new Map<string, { bodyHash: string, answer?: KeptAnswer }>()
+  const place = (request: IdempotentRequest) => `${request.tokenId} ${request.key}`
   return {
-    begin: (key: string, fingerprint: string): IdempotencyClaim => {
-      const entry = kept.get(key)
+    begin: request => {
+      const entry = kept.get(place(request))
       if (!entry) {
-        kept.set(key, { fingerprint })
-        return { state: 'started' }
+        kept.set(place(request), { bodyHash: request.bodyHash })
+        return { state: 'new' }
       }
-      if (entry.fingerprint !== fingerprint) return { state: 'mismatch' }
-      return entry.response ? { state: 'completed', response: entry.response } : { state: 'in_progress' }
+      if (entry.bodyHash !== request.bodyHash) throw new BerthError('conflict', 'idempotency_key_reused', 'used for another request')
+      if (!entry.answer) throw new BerthError('conflict', 'idempotency_in_progress', 'under way')
+      return { state: 'replay', ...entry.answer }
     },
-    complete: (key: string, response: KeptResponse) => void (kept.get(key)!.response = response),
-    abandon: (key: string) => void kept.delete(key),
+    complete: (request, answer) => void kept.set(place(request), { bodyHash: request.bodyHash, answer }),
+    abandon: request => void kept.delete(place(request)),
   }
 }
 

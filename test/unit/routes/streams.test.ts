@@ -120,13 +120,14 @@ test('a log over SSE carries cursors as ids, and the last one seen goes first', 
   assert.deepEqual(asked, { dir: '/log', cursor: '0:5', follow: true, stream: 'stdout' })
 })
 
-test('events come as a page, or as a stream from the last one seen', async t => {
+test('events come as a page, or as a stream from the last one seen or from this moment on', async t => {
   const { base, calls } = await listen(t)
   const page = await fetch(`${base}/v1/events?cursor=0&type=host.started,host.stopping&limit=1`, { headers: asAdmin })
   assert.deepEqual(await page.json(), { items: [{ seq: 1, at, type: 'host.started', data: {} }], nextCursor: '1' })
   const stream = await fetch(`${base}/v1/events?format=sse&cursor=0`, { headers: { ...asAdmin, 'last-event-id': '1' } })
   assert.match(await stream.text(), /^id: 2\nevent: host.stopping\ndata: \{"seq":2/)
-  assert.deepEqual(calls.map(call => (call.args[0] as { after: number }).after), [0, 1])
+  await (await fetch(`${base}/v1/events?follow=true`, { headers: asAdmin })).text()
+  assert.deepEqual(calls.map(call => (call.args[0] as { after: number }).after), [0, 1, 7])
 })
 
 test('a silent stream sends its head at once and comments while it is silent', async t => {
