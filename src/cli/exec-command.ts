@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { BerthError } from '../errors.ts'
 import type { Exec, ExecCreate, ExecEvent } from '../schemas/exec.ts'
@@ -25,6 +26,8 @@ interface ExecFlags {
 
 // The request carries 8 MiB of text, which is 6 MiB of bytes in base64.
 const maxStdinBytes = 6 * 1024 ** 2
+const signalAttempts = 20
+const signalPauseMs = 50
 // Each Ctrl-C is more insistent; one after the last leaves.
 const interruptSignals: SignalName[] = ['SIGINT', 'SIGTERM', 'SIGKILL']
 // What a shell answers for a program that is not there or cannot be run.
@@ -49,6 +52,7 @@ export function addExecCommand (program: Command, shell: Shell, act: (work: Prom
 
 async function exec (shell: Shell, given: string, argv: string[], flags: ExecFlags): Promise<number> {
   if (flags.tty) throw new BerthError('invalid_argument', 'usage', '-t: terminals come later; leave it out (-i alone passes standard input)')
+  if (flags.detach && flags.interactive) throw new BerthError('invalid_argument', 'usage', '-i: a detached exec has no standard input; leave out -d or -i')
   const timeoutMs = flags.timeout === undefined ? undefined : parseDuration(flags.timeout, '--timeout')
   const env = readEnv(flags.env, flags.envFile, shell.context.env)
   const id = await resolveSandboxId(shell.client(), given)
@@ -102,7 +106,10 @@ class AttachedExec {
         if (exitCode !== undefined) return exitCode
       }
     } catch (error) {
-      throw this.#explainBreak(error)
+      const exitCode = error instanceof BerthError ? codeOfError[error.code] : undefined
+      if (exitCode === undefined) throw this.#explainBreak(error)
+      await this.#shell.output.note((error as BerthError).message)
+      return exitCode
     }
     throw this.#explainBreak(undefined)
   }
@@ -141,10 +148,17 @@ class AttachedExec {
   }
 
   async #send (signal: SignalName): Promise<void> {
-    await this.#shell.client().request('POST', `${this.#path}/${this.#execId}/signal`, { body: { signal } }).catch(error => {
-      // It has ended meanwhile.
-      if (!isKind(error, 'conflict') && !isKind(error, 'not_found')) throw error
-    })
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#shell.client().request('POST', `${this.#path}/${this.#execId}/signal`, { body: { signal } })
+      } catch (error) {
+        // It has ended meanwhile.
+        if (isKind(error, 'conflict') || isKind(error, 'not_found')) return
+        // Its id is known a moment before its process is there.
+        if (!(error instanceof BerthError) || error.code !== 'exec_not_started' || attempt === signalAttempts) throw error
+        await delay(signalPauseMs)
+      }
+    }
   }
 
   #explainBreak (error: unknown): unknown {

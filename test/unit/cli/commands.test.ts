@@ -77,6 +77,7 @@ test('exec -d prints the id of the exec, and -it says that terminals come later'
   const refused = await run(fake, ['exec', '-it', id, 'sh'])
   assert.equal(refused.exitCode, 125)
   assert.match(refused.stderr, /^berth: -t: terminals come later/)
+  assert.match((await run(fake, ['exec', '-di', id, 'cat'])).stderr, /a detached exec has no standard input/)
 })
 
 test('Ctrl-C in exec goes to the process inside, each time more insistently', async t => {
@@ -129,6 +130,8 @@ test('a program that is not there gives 127, as in a shell', async t => {
     [execs]: (_call, response) => { response.end(events({ type: 'error', code: 'command_not_found', message: 'no program nope' })) },
   })
   assert.deepEqual(await run(fake, ['exec', id, 'nope']), { exitCode: 127, stdout: '', stderr: 'berth: no program nope\n' })
+  fake.routes[execs] = (_call, response) => refuse(response, 400, 'invalid_argument', 'command_not_executable', 'not this one')
+  assert.deepEqual(await run(fake, ['exec', id, '/etc']), { exitCode: 126, stdout: '', stderr: 'berth: not this one\n' })
 })
 
 test('logs takes its flags to the daemon and prints times', async t => {
