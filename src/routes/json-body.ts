@@ -13,7 +13,7 @@ export function addJsonBodies (app: FastifyInstance): void {
     if (body.length === 0) return done(null, undefined)
     if (!isUtf8(body)) return done(new BerthError('invalid_argument', 'body_not_utf8', 'the body is not valid UTF-8'))
     const text = body.toString('utf8')
-    parse(request, text, (error, value) => {
+    void parse(request, text, (error, value) => {
       if (error) return done(refusal(text, error))
       const twice = findRepeatedKey(text)
       if (twice !== undefined) return done(new BerthError('invalid_argument', 'body_key_repeated', `the body names ${quoted(twice)} twice in one object`))
