@@ -182,6 +182,14 @@ test('tail reads files that are larger than its blocks', async t => {
   for (const tail of [1, 300, errors.length]) assert.deepEqual(await read({ tail, stream: 'stderr' }), naiveTail(errors, tail))
 })
 
+test('tail finds lines that begin where its blocks do', async t => {
+  const { write, read } = await build(t)
+  const head = line('').length
+  await write(Array.from({ length: 2048 }, (_, index) => line(String(index).padStart(128 - head))).join(''))
+  const all = await read()
+  for (const tail of [511, 512, 513, 1024, 2047, 2048]) assert.deepEqual(await read({ tail }), all.slice(-tail))
+})
+
 test('without follow, reading ends where the log ended when it began, however much is written meanwhile', async t => {
   const { write, options, reader, path } = await build(t)
   await write(line('a').repeat(1000))
