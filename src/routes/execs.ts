@@ -12,7 +12,8 @@ import { chosenFormat, clientSignal, recordEncoder, sendStream, type StreamConte
 /** What these routes need of the exec service. */
 export interface Execs {
   run: (sandboxId: string, input: ExecCreate, options: { signal: AbortSignal }) => Promise<ExecResult>
-  stream: (sandboxId: string, input: ExecCreate, options: { signal: AbortSignal }) => AsyncIterable<ExecEvent>
+  /** Rejects when the exec is refused, before anything is sent. */
+  stream: (sandboxId: string, input: ExecCreate, options: { signal: AbortSignal }) => Promise<AsyncIterable<ExecEvent>>
   startDetached: (sandboxId: string, input: ExecCreate) => Promise<Exec>
   list: (sandboxId: string, filter: { limit: number, cursor?: string, status?: Status[] }) => ExecPage
   get: (sandboxId: string, execId: string) => Exec
@@ -72,7 +73,6 @@ export const execRoutes: FastifyPluginAsyncTypebox<ExecRouteOptions> = async (ap
         ...recordEncoder(format, event => ({ event: event.type })),
         format,
         context: streams,
-        waitForFirst: true,
         open: signal => execs.stream(id, request.body, { signal }),
       })
     }

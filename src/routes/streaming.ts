@@ -54,20 +54,19 @@ export function clientSignal (reply: FastifyReply, closing: AbortSignal): AbortS
 export interface StreamOptions<T> extends StreamEncoder<T> {
   format: StreamFormat
   context: StreamContext
-  /** Begins the work; its signal is aborted when nobody listens any more. */
-  open: (signal: AbortSignal) => AsyncIterable<T>
-  /** Hold the head back until the first record: for work whose first step may be refused. */
-  waitForFirst?: boolean
+  /** Begins the work, or rejects; its signal is aborted when nobody listens any more. */
+  open: (signal: AbortSignal) => AsyncIterable<T> | Promise<AsyncIterable<T>>
 }
 
-/** Answers with a stream of records. What is refused before the first one is an ordinary error answer. */
+/** Answers with a stream of records. What is refused at its beginning is an ordinary error answer. */
 export async function sendStream<T> (reply: FastifyReply, options: StreamOptions<T>): Promise<FastifyReply> {
   const finished = new AbortController()
   const signal = AbortSignal.any([clientSignal(reply, options.context.closing), finished.signal])
-  const iterator = options.open(signal)[Symbol.asyncIterator]()
+  const source = await options.open(signal)
+  const iterator = source[Symbol.asyncIterator]()
   const first = iterator.next()
   first.catch(() => {}) // Looked at below, or by the stream.
-  await (options.waitForFirst ? first : Promise.race([first, delay(refusalGraceMs, undefined, { signal: finished.signal }).catch(() => {})]))
+  await Promise.race([first, delay(refusalGraceMs, undefined, { ref: false })])
   const end = () => {
     finished.abort()
     // An iterator that is stuck in next() ends by the signal; nobody waits for it here.

@@ -67,6 +67,15 @@ export function makeServices () {
     note(name, id, ...rest)
     return get(id)
   }
+  const logOf = (id: string) => {
+    get(id)
+    return { dir: '/log', isEnded: () => true }
+  }
+  async function * execEvents (): AsyncGenerator<ExecEvent> {
+    yield { type: 'started', id: execResult.id }
+    yield { type: 'stdout', data: 'hello\n' }
+    yield { type: 'exit', exitCode: 0, timedOut: false, durationMs: 30 }
+  }
   const services = {
     sandboxes: {
       create: async (input, options) => {
@@ -91,10 +100,6 @@ export function makeServices () {
         get(id)
         sandboxes.delete(id)
       },
-      sandboxLog: id => {
-        get(id)
-        return { dir: '/log', isEnded: () => true }
-      },
     },
     execs: {
       run: async (id, input, { signal }) => {
@@ -102,11 +107,9 @@ export function makeServices () {
         get(id)
         return execResult
       },
-      stream: async function * (id): AsyncGenerator<ExecEvent> {
+      stream: async id => {
         get(id)
-        yield { type: 'started', id: execResult.id }
-        yield { type: 'stdout', data: 'hello\n' }
-        yield { type: 'exit', exitCode: 0, timedOut: false, durationMs: 30 }
+        return execEvents()
       },
       startDetached: async (id, input) => {
         note('startDetached', id, input)
@@ -117,11 +120,8 @@ export function makeServices () {
       wait: async id => ({ ...makeExec(get(id).id), status: 'exited', exitCode: 0 }),
       signal: async (...args) => note('signal', ...args),
       result: async () => execResult,
-      execLog: id => {
-        get(id)
-        return { dir: '/log', isEnded: () => true }
-      },
     },
+    logSources: { sandboxLog: logOf, execLog: logOf },
     logs: {
       readBatches: async function * (options): AsyncGenerator<LogRecord[]> {
         note('readBatches', options)

@@ -58,10 +58,11 @@ test('an exec that is refused before it starts is an ordinary error', async t =>
 
 test('an error after the head was sent is the last record', async t => {
   const { base, id, services } = await listen(t)
-  services.execs.stream = async function * (): AsyncGenerator<ExecEvent> {
+  services.execs.stream = async () => (async function * (): AsyncGenerator<ExecEvent> {
     yield { type: 'stdout', data: 'x' }
+    await turn()
     throw new BerthError('unavailable', 'runtime_gone', 'the runtime is gone')
-  }
+  })()
   const answer = await fetch(`${base}/v1/sandboxes/${id}/execs?format=ndjson`, post({ argv: ['a'] }))
   const last = JSON.parse((await answer.text()).trim().split('\n').at(-1)!)
   assert.deepEqual(last, { type: 'error', code: 'runtime_gone', message: 'the runtime is gone' })
@@ -70,7 +71,7 @@ test('an error after the head was sent is the last record', async t => {
 test('a client that goes away ends the exec it was watching', async t => {
   const { base, id, services } = await listen(t)
   const { source, ended } = endless<ExecEvent>([{ type: 'stdout', data: 'x' }])
-  services.execs.stream = (_id, _input, { signal }) => source(signal)
+  services.execs.stream = async (_id, _input, { signal }) => source(signal)
   const client = new AbortController()
   const answer = await fetch(`${base}/v1/sandboxes/${id}/execs?format=sse`, { ...post({ argv: ['a'] }), signal: client.signal })
   await answer.body!.getReader().read()
