@@ -182,7 +182,7 @@ export class ExecManager {
     const own = record.process
     if (!own) throw new Error('a running sandbox without a process in its record')
     const user = input.user === undefined ? own : await this.#options.images.resolveUser({ lowerDirs: record.lowerDirs ?? [] }, input.user)
-    const home = 'home' in user && user.home !== undefined ? { HOME: user.home } : {}
+    const home: Record<string, string> = 'home' in user && user.home !== undefined ? { HOME: user.home } : {}
     const process = buildProcess({ argv: input.argv, env: { ...own.env, ...home, ...input.env }, cwd: input.cwd ?? own.cwd, user, pids: record.resources.pids })
     return { sandbox, process }
   }
@@ -224,7 +224,7 @@ export class ExecManager {
   }
 
   /** Where the log of a detached exec lies, and whether it is complete. */
-  log (sandboxId: string, execId: string): { dir: string, isEnded: () => boolean } {
+  execLog (sandboxId: string, execId: string): { dir: string, isEnded: () => boolean } {
     const exec = this.#detachedExec(sandboxId, execId)
     return { dir: this.#options.places.exec(sandboxId, execId).dir, isEnded: () => exec.hasEnded }
   }

@@ -82,8 +82,9 @@ export class SandboxLifecycle {
     await this.#mutex.runExclusive(async () => {
       await this.#begin()
       await this.#setUp('sandbox')
-      if (options.start) await this.#startContainer()
-      else await this.#move('created', { wasCreated: true })
+      if (!options.start) return await this.#move('created', { wasCreated: true })
+      await this.#passThroughCreated()
+      await this.#startContainer()
     })
   }
 
@@ -96,6 +97,9 @@ export class SandboxLifecycle {
         if (this.record.leaks.length > 0) throw new BerthError('unavailable', 'resources_leaked', 'what the sandbox used before could not be released yet; it is being tried again, so try again later')
         await this.#move('creating', { stopReason: undefined, holdsRun: true })
         await this.#setUp('run')
+        await this.#passThroughCreated()
+      } else {
+        await this.#save({ unsettled: true })
       }
       await this.#startContainer()
     })
@@ -224,7 +228,6 @@ export class SandboxLifecycle {
   async #startContainer (): Promise<void> {
     const startedMs = performance.now()
     try {
-      await this.#save({ unsettled: true })
       await withDeadline(startDeadlineMs, 'the start', signal => this.runtime.start(this.record.id, signal))
     } catch (error) {
       await this.#failSetUp('start', error)
@@ -404,12 +407,17 @@ export class SandboxLifecycle {
     guardedLook()
   }
 
+  /** Created, and started at once: on disk it stays `creating`, which a daemon that starts rolls back either way. */
+  #passThroughCreated (): Promise<void> {
+    return this.#move('created', {}, { isOnDisk: false })
+  }
+
   /** The one place that changes the status. */
-  async #move (to: SandboxStatus, patch: Partial<SandboxRecord> = {}): Promise<void> {
+  async #move (to: SandboxStatus, patch: Partial<SandboxRecord> = {}, options: { isOnDisk: boolean } = { isOnDisk: true }): Promise<void> {
     const from = this.status
     if (!canMove(from, to)) throw new Error(`a sandbox cannot go from ${from} to ${to}`)
     this.record.status = to
-    await this.#save(patch)
+    if (options.isOnDisk) await this.#save(patch)
     this.#parts.logger.info({ sandboxId: this.record.id, from, to, ...(patch.end ? { end: patch.end } : {}) }, 'sandbox status changed')
     this.#parts.onStatus(this.record, { from, to })
     this.#notify()

@@ -15,6 +15,10 @@ export interface SandboxManagerOptions extends Omit<LifecycleParts, 'onStatus' |
   events: { append: (event: { type: EventType, sandboxId: string, data: Record<string, unknown> }) => unknown }
   /** Told when a sandbox has ended, so that followers of its log can end too. */
   onEnded: (sandboxId: string) => void
+  /** Told when nothing of a sandbox is left but its record. */
+  onRemoved: (sandboxId: string) => void
+  /** Told how long each step of a finished set-up took. */
+  onSetUp: (timings: Sandbox['timings']) => void
 }
 
 export interface SandboxFilter {
@@ -82,6 +86,7 @@ export class SandboxManager {
       if (error instanceof BerthError && error.kind === 'invalid_argument' && record.leaks.length === 0) await this.forget(record.id)
       throw error
     }
+    this.#options.onSetUp(record.timings)
     return sandbox
   }
 
@@ -163,7 +168,15 @@ export class SandboxManager {
     const sandbox = this.lifecycle(id)
     const wasDeleted = sandbox.record.deletedAt !== undefined
     await sandbox.remove({ force: options.force ?? false })
-    if (!wasDeleted && sandbox.record.deletedAt) this.#append('sandbox.deleted', id, {})
+    if (wasDeleted || !sandbox.record.deletedAt) return
+    this.#options.onRemoved(id)
+    this.#append('sandbox.deleted', id, {})
+  }
+
+  /** Where the log of a sandbox lies, and whether it is complete. */
+  sandboxLog (id: string): { dir: string, isEnded: () => boolean } {
+    const sandbox = this.#present(id)
+    return { dir: this.#options.places.sandbox(id).dir, isEnded: () => sandbox.hasEnded || sandbox.record.deletedAt !== undefined }
   }
 
   all (): SandboxLifecycle[] {
@@ -192,7 +205,7 @@ export class SandboxManager {
   }
 
   #add (record: SandboxRecord): SandboxLifecycle {
-    const { events: _events, onEnded, ...parts } = this.#options
+    const { onEnded, ...parts } = this.#options
     const sandbox = new SandboxLifecycle(record, {
       ...parts,
       onStatus: (changed, { from, to }) => {

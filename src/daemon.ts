@@ -1,0 +1,272 @@
+/** The wiring: builds every service in order into one resource stack. Read top to bottom; each line uses only lines above it. */
+import { chmod, lstat, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Logger } from 'pino'
+import { buildApp } from './app.ts'
+import type { Config } from './config.ts'
+import { BerthError } from './errors.ts'
+import { CgroupManager } from './host/cgroup.ts'
+import { LockFile } from './host/lock-file.ts'
+import { discoverPrograms, discoverRuntimes } from './host/programs.ts'
+import { writeDurably } from './lib/durable-file.ts'
+import { randomId } from './lib/id.ts'
+import { ResourceStack } from './lib/resource-stack.ts'
+import { openEventsDatabase, openStateDatabase } from './services/database.ts'
+import { EventLog } from './services/events/event-log.ts'
+import { ExecManager } from './services/execs/exec-manager.ts'
+import { HostInfo } from './services/host/host-info.ts'
+import { IdempotencyStore } from './services/idempotency/idempotency-store.ts'
+import { ImageManager } from './services/images/image-manager.ts'
+import { LogReader } from './services/logs/log-reader.ts'
+import { LogRotator } from './services/logs/log-rotator.ts'
+import { createMetrics } from './services/metrics.ts'
+import { LoopbackNetwork } from './services/network/network-manager.ts'
+import { SandboxKeeper } from './services/sandboxes/sandbox-keeper.ts'
+import { SandboxManager } from './services/sandboxes/sandbox-manager.ts'
+import { HostPlaces } from './services/sandboxes/sandbox-places.ts'
+import { SandboxReconciler } from './services/sandboxes/sandbox-reconciler.ts'
+import { installInit, sandboxSteps, type SandboxStep } from './services/sandboxes/sandbox-steps.ts'
+import { TokenStore } from './services/tokens/token-store.ts'
+
+export interface DaemonOptions {
+  config: Config
+  logger: Logger
+  version: string
+  /** Other set-up steps in the place of the usual ones; fault injection wraps them. */
+  wrapSteps?: (steps: SandboxStep[]) => SandboxStep[]
+}
+
+export interface Daemon {
+  /** http://HOST:PORT, with the port that was taken. */
+  url: string
+  socketPath: string
+  tokenPath: string
+  /** Runs a sandbox on the base image to its end; says whether it could, and what the sandbox showed. */
+  selfTest: () => Promise<{ ok: boolean, detail: string, durationMs: number }>
+  /** Ends the daemon: stops listening, ends requests within the grace; sandboxes go on unless configured otherwise. */
+  close: () => Promise<void>
+}
+
+const joinCgroupPath = fileURLToPath(new URL('../libexec/join-cgroup', import.meta.url))
+
+/**
+ * Starts the daemon on its directories: adopts what runs, cleans up what is half done, then listens.
+ *
+ * @throws BerthError where the host lacks something, or another daemon holds the directories.
+ */
+export async function startDaemon (options: DaemonOptions): Promise<Daemon> {
+  const stack = new ResourceStack({ releaseDeadlineMs: options.config.shutdownGraceMs + 60_000 })
+  try {
+    return await wire(options, stack)
+  } catch (error) {
+    await stack.release()
+    throw error
+  }
+}
+
+async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daemon> {
+  const { config, logger, version } = options
+  const places = new HostPlaces(config)
+  await makeDirectories(places)
+  await stack.acquire('state lock', () => LockFile.acquire(places.lockPath, `the state directory ${config.stateDir}`), lock => lock.release())
+  await stack.acquire('run lock', () => LockFile.acquire(places.runLockPath, `the run directory ${config.runDir}`), lock => lock.release())
+  const hostId = await readHostId(join(config.stateDir, 'host-id'))
+  const hasHostRestarted = !await exists(places.bootMarkerPath)
+
+  const programs = await discoverPrograms()
+  const runtimes = await discoverRuntimes({ defaultRuntime: config.runtime, runtimeRoot: name => places.runtimeRoot(name), programs, joinCgroupPath })
+  await installInit(places.initDir, programs)
+  const cgroups = await CgroupManager.detect(`/berth/${hostId}`)
+  await cgroups.open()
+
+  const db = await stack.acquire('database', () => openStateDatabase(join(config.stateDir, 'berth.db')), opened => opened.close())
+  const events = await stack.acquire('events', () => new EventLog({ db: openEventsDatabase(join(config.stateDir, 'events.db'), logger) }), log => log.close())
+  const tokens = new TokenStore({ db })
+  const idempotency = new IdempotencyStore({ db })
+  const metrics = createMetrics()
+
+  const images = new ImageManager({ imagesDir: places.imagesDir, busyboxPath: programs.busybox, logger, dirRoots: config.imageDirRoots, privateDirs: [config.stateDir, config.runDir] })
+  stack.defer('images', () => images.settled())
+  const network = new LoopbackNetwork()
+  const logs = new LogReader()
+  const rotator = new LogRotator({ maxLogBytes: config.maxLogBytes })
+  const steps = sandboxSteps({ places, images, network, cgroups, runtimes: runtimes.byName })
+  const sandboxes = new SandboxManager({
+    places,
+    cgroups,
+    runtimes: runtimes.byName,
+    steps: options.wrapSteps?.(steps) ?? steps,
+    logger,
+    defaultRuntime: config.runtime,
+    maxConcurrentStarts: config.maxConcurrentStarts,
+    events,
+    onSetUp: timings => metrics.observeSetUp(timings),
+    onEnded: id => {
+      logs.wake(places.sandbox(id).dir)
+      void execs.settle(id)
+    },
+    onRemoved: id => {
+      logs.wake(places.sandbox(id).dir)
+      rotator.forget(places.sandbox(id).dir)
+      execs.forget(id)
+    },
+  })
+  stack.defer('sandboxes', () => sandboxes.close())
+  const execs = new ExecManager({ places, sandboxes, images, events, logger, onEnded: (sandboxId, execId) => logs.wake(places.exec(sandboxId, execId).dir) })
+  stack.defer('execs', () => execs.close())
+  metrics.countSandboxes(sandboxes)
+  const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes })
+
+  const startedMs = performance.now()
+  await sandboxes.open()
+  await images.adopt(new Set(sandboxes.all().filter(({ record }) => !record.deletedAt).map(({ record }) => record.id)))
+  const reconciler = new SandboxReconciler({ places, cgroups, runtimes: runtimes.byName, logger })
+  await reconciler.adopt(sandboxes.all(), { hasHostRestarted })
+  await execs.adopt()
+  await writeFile(places.bootMarkerPath, '')
+  const adoptedMs = Math.round(performance.now() - startedMs)
+  const reclaimed = await reconciler.reclaimStrangers(sandboxes.all())
+  logger.info({ adoptedMs, hasHostRestarted, sandboxes: sandboxes.countByStatus(), reclaimed }, 'the host is reconciled')
+
+  if (config.reclaimAndExit) {
+    await reclaimAll({ sandboxes, images, reconciler, cgroups, places, config })
+    await stack.release()
+    return idleDaemon(config)
+  }
+
+  const keeper = new SandboxKeeper({
+    sandboxes,
+    execs,
+    rotator,
+    places,
+    deletedRetentionMs: config.deletedRetentionMs,
+    prune: async () => { await events.prune(); idempotency.prune() },
+    logger,
+  })
+  keeper.start()
+  stack.defer('keeper', () => keeper.close())
+  if (config.stopSandboxes) stack.defer('running sandboxes', () => stopAll(sandboxes, logger))
+
+  const tokenPath = join(config.stateDir, 'admin.token')
+  const token = tokens.ensureAdminToken(tokenPath)
+  if (token.isNew) logger.info({ tokenPath }, 'an admin token was made')
+  const logSources = { sandboxLog: (id: string) => sandboxes.sandboxLog(id), execLog: (id: string, execId: string) => execs.execLog(id, execId) }
+  const trusted = new WeakSet<Socket>()
+  const closing = new AbortController()
+  const app = buildApp({
+    services: { sandboxes, execs, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
+    logger,
+    version,
+    isTrusted: socket => trusted.has(socket),
+    closing: closing.signal,
+  })
+  await app.ready()
+  await listenOnSocket({ stack, path: config.socketPath, trusted, handle: app.routing })
+  await stack.acquire('http', () => app.listen({ host: config.listen.host, port: config.listen.port }), () => app.close())
+  stack.defer('streams', () => closing.abort(new BerthError('unavailable', 'host_stopping', 'the daemon is ending; try again when it is back')))
+  stack.defer('status', () => {
+    host.setStatus('stopping')
+    events.append({ type: 'host.stopping' })
+  })
+  host.setStatus('ready')
+  events.append({ type: 'host.started', data: { version, hasHostRestarted } })
+  const { address, port } = app.server.address() as AddressInfo
+  return {
+    url: `http://${address.includes(':') ? `[${address}]` : address}:${port}`,
+    socketPath: config.socketPath,
+    tokenPath,
+    selfTest: () => proveSandbox(sandboxes, execs),
+    async close () {
+      for (const { name, error } of await stack.release()) logger.error({ part: name, err: error }, 'a part of the daemon did not end cleanly')
+    },
+  }
+}
+
+/** What is left of a daemon that only had to reclaim. */
+function idleDaemon (config: Config): Daemon {
+  const nothing = async () => { throw new Error('this daemon has ended') }
+  return { url: '', socketPath: config.socketPath, tokenPath: '', selfTest: nothing, close: async () => {} }
+}
+
+async function proveSandbox (sandboxes: SandboxManager, execs: ExecManager): Promise<{ ok: boolean, detail: string, durationMs: number }> {
+  const startedMs = performance.now()
+  const { id } = await sandboxes.create({ image: 'berth/base' })
+  const { exitCode, stdout } = await execs.run(id, { argv: ['sh', '-c', 'uname -r; dmesg | head -n 1'] })
+  await sandboxes.remove(id, { force: true })
+  const [kernel = '', firstMessage = ''] = stdout.trim().split('\n')
+  return { ok: exitCode === 0 && /gVisor/i.test(firstMessage), detail: `kernel ${kernel}: ${firstMessage.replace(/^\[[^\]]*\]\s*/, '')}`, durationMs: performance.now() - startedMs }
+}
+
+async function makeDirectories (places: HostPlaces): Promise<void> {
+  for (const dir of [places.stateDir, places.sandboxesDir, places.imagesDir, places.runDir, places.runSandboxesDir]) {
+    await mkdir(dir, { recursive: true, mode: dir === places.stateDir || dir === places.runDir ? 0o711 : 0o700 })
+  }
+}
+
+/** A random id made once for a state directory: it names the parent of all its cgroups. */
+async function readHostId (path: string): Promise<string> {
+  const text = await readFile(path, 'latin1').catch(() => '')
+  if (/^hst_[a-z0-9]{20}$/.test(text.trim())) return text.trim()
+  const id = randomId('hst')
+  await writeDurably(path, `${id}\n`)
+  return id
+}
+
+async function exists (path: string): Promise<boolean> {
+  return await lstat(path).then(() => true, () => false)
+}
+
+/** The door of root on this host: a socket with mode 0600, whose callers need no token. */
+async function listenOnSocket (options: { stack: ResourceStack, path: string, trusted: WeakSet<Socket>, handle: Parameters<typeof createServer>[1] }): Promise<void> {
+  const { stack, path, trusted, handle } = options
+  // The lock says that no other daemon listens here: what lies here is a dead one's.
+  await rm(path, { force: true })
+  const server = createServer(handle)
+  server.on('connection', socket => trusted.add(socket))
+  await stack.acquire('socket', () => listen(server, path), () => closeServer(server, path))
+}
+
+async function listen (server: Server, path: string): Promise<void> {
+  const umask = process.umask(0o177)
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject)
+      server.listen(path, resolve)
+    })
+  } finally {
+    process.umask(umask)
+  }
+  await chmod(path, 0o600)
+}
+
+async function closeServer (server: Server, path: string): Promise<void> {
+  const closed = new Promise<void>(resolve => server.close(() => resolve()))
+  server.closeIdleConnections()
+  await closed
+  await rm(path, { force: true })
+}
+
+async function stopAll (sandboxes: SandboxManager, logger: Logger): Promise<void> {
+  await Promise.all(sandboxes.all().map(async sandbox => {
+    await sandbox.stop({ reason: 'drained' }).catch(error => logger.error({ sandboxId: sandbox.record.id, err: error }, 'a sandbox could not be stopped'))
+  }))
+}
+
+/** Ends and removes everything that belongs to these directories, and the directories' content. */
+async function reclaimAll (parts: { sandboxes: SandboxManager, images: ImageManager, reconciler: SandboxReconciler, cgroups: CgroupManager, places: HostPlaces, config: Config }): Promise<void> {
+  const { sandboxes, images, reconciler, cgroups, places, config } = parts
+  await Promise.all(sandboxes.all().map(({ record }) => sandboxes.remove(record.id, { force: true })))
+  const leaks = sandboxes.all().flatMap(({ record }) => record.leaks.map(({ step }) => `${record.id}: ${step}`))
+  await reconciler.reclaimStrangers([])
+  if (leaks.length > 0) throw new BerthError('internal', 'leaked', `some resources could not be released: ${leaks.join(', ')}; see the log, then run this again`)
+  await Promise.all(sandboxes.all().map(({ record }) => sandboxes.forget(record.id)))
+  await images.evict({ keepBytes: 0 })
+  await cgroups.close()
+  await rm(config.socketPath, { force: true })
+  for (const path of [places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.initDir, join(places.runDir, 'runtimes'), places.bootMarkerPath]) {
+    await rm(path, { recursive: true, force: true })
+  }
+}

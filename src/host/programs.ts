@@ -1,0 +1,65 @@
+/** Which of the programs a host needs are here, and what they are. */
+import { access, constants } from 'node:fs/promises'
+import { join } from 'node:path'
+import { BerthError } from '../errors.ts'
+import type { RuntimeInfo } from '../schemas/host.ts'
+import { cleanEnv, runCommand } from './command.ts'
+import { CommandRuntime, runtimeProfiles, type OciRuntime } from './oci-runtime.ts'
+
+export interface HostPrograms {
+  conmon: string
+  /** catatonit: reaps, forwards signals, and can wait without a child. */
+  init: string
+  /** Statically linked. */
+  busybox: string
+}
+
+/** @throws BerthError unavailable `program_not_found` with the command that mends it. */
+export async function discoverPrograms (): Promise<HostPrograms> {
+  const [conmon, init, busybox] = await Promise.all(['conmon', 'catatonit', 'busybox'].map(mustFindProgram))
+  return { conmon: conmon ?? '', init: init ?? '', busybox: busybox ?? '' }
+}
+
+/** The path of a program in the directories where a host keeps its own, or undefined. */
+export async function findProgram (name: string): Promise<string | undefined> {
+  for (const dir of (cleanEnv['PATH'] ?? '').split(':')) {
+    const path = join(dir, name)
+    if (await access(path, constants.X_OK).then(() => true, () => false)) return path
+  }
+  return undefined
+}
+
+async function mustFindProgram (name: string): Promise<string> {
+  const path = await findProgram(name)
+  if (!path) throw new BerthError('unavailable', 'program_not_found', `${name} is not installed on this host; run: berth doctor`)
+  return path
+}
+
+export interface DiscoverRuntimesOptions {
+  defaultRuntime: string
+  runtimeRoot: (name: string) => string
+  programs: HostPrograms
+  joinCgroupPath: string
+}
+
+/** The OCI runtimes of this host, by name. One that is there but cannot say its version is left out, unless it is the default. */
+export async function discoverRuntimes (options: DiscoverRuntimesOptions): Promise<{ byName: Map<string, OciRuntime>, infos: RuntimeInfo[] }> {
+  const byName = new Map<string, OciRuntime>()
+  const infos: RuntimeInfo[] = []
+  for (const profile of Object.values(runtimeProfiles)) {
+    const path = await findProgram(profile.name)
+    const version = path ? parseRuntimeVersion((await runCommand(path, ['--version'])).stdout) : undefined
+    if (!path || !version) continue
+    byName.set(profile.name, new CommandRuntime({ profile, path, root: options.runtimeRoot(profile.name), conmonPath: options.programs.conmon, joinCgroupPath: options.joinCgroupPath }))
+    infos.push({ name: profile.name, path, version, ...(profile.platform ? { platform: profile.platform } : {}), isDefault: profile.name === options.defaultRuntime })
+  }
+  if (!byName.has(options.defaultRuntime)) {
+    throw new BerthError('unavailable', 'runtime_missing', `the OCI runtime ${options.defaultRuntime} is not installed or does not work on this host; run: berth doctor`)
+  }
+  return { byName, infos }
+}
+
+/** The first line of `--version`, as runsc and runc print it: "runsc version 0.0~20240729.0". */
+export function parseRuntimeVersion (text: string): string | undefined {
+  return /^\S+ version (\S+)/.exec(text)?.[1]
+}

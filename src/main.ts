@@ -1,0 +1,63 @@
+/** The front door: argv, environment and signals in, exit code out. */
+import { readFileSync } from 'node:fs'
+import closeWithGrace from 'close-with-grace'
+import { pino, destination } from 'pino'
+import type { CliContext, DoctorOptions, ServeOptions } from './cli/cli-context.ts'
+import { runCli } from './cli/program.ts'
+import { toBerthError } from './errors.ts'
+
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
+
+// What is unpacked and mounted keeps the modes that it asks for.
+process.umask(0o022)
+
+async function serve (flags: ServeOptions): Promise<number> {
+  const [{ readConfig }, { startDaemon }] = await Promise.all([import('./config.ts'), import('./daemon.ts')])
+  const config = readConfig({ ...flags }, process.env)
+  const logger = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination({ dest: 2, sync: true }))
+  const daemon = await startDaemon({ config, logger, version })
+  if (config.reclaimAndExit) return 0
+  logger.info({ url: daemon.url, socketPath: daemon.socketPath, tokenPath: daemon.tokenPath }, 'berth is ready')
+  return await new Promise<number>(resolve => {
+    closeWithGrace({ delay: config.shutdownGraceMs + 60_000, logger: { error: (text: string) => { logger.error(text) } } }, async ({ err, signal }) => {
+      if (err) logger.fatal({ err }, 'the daemon ends because of an error')
+      else logger.info({ signal }, 'the daemon ends')
+      await daemon.close()
+      resolve(err ? 1 : 0)
+    })
+  })
+}
+
+async function doctor (options: DoctorOptions): Promise<number> {
+  const [{ createHostChecks }, { runDoctor }, { runSelfTest }] = await Promise.all([
+    import('./services/host/host-checks.ts'), import('./cli/doctor.ts'), import('./self-test.ts'),
+  ])
+  return await runDoctor({
+    checks: createHostChecks(),
+    json: options.json ?? false,
+    write: text => { process.stdout.write(text) },
+    ...(options.selfTest === false ? {} : { selfTest: runSelfTest }),
+  })
+}
+
+const context: CliContext = {
+  env: process.env,
+  stdin: process.stdin,
+  stdout: process.stdout,
+  stderr: process.stderr,
+  isTty: { stdin: process.stdin.isTTY, stdout: process.stdout.isTTY, stderr: process.stderr.isTTY },
+  version,
+  onSignal (signal, listener) {
+    process.on(signal, listener)
+    return () => process.off(signal, listener)
+  },
+  serve,
+  doctor,
+}
+
+try {
+  process.exitCode = await runCli(process.argv.slice(2), context)
+} catch (error) {
+  process.stderr.write(`berth: ${toBerthError(error).message}\n`)
+  process.exitCode = 125
+}
