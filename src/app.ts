@@ -22,8 +22,9 @@ import { sandboxRoutes, type Sandboxes } from './routes/sandboxes.ts'
 import { componentSchemas } from './schemas/components.ts'
 
 export interface AppServices {
-  sandboxes: Sandboxes & LogRouteOptions['sandboxes']
-  execs: Execs & LogRouteOptions['execs']
+  sandboxes: Sandboxes
+  execs: Execs
+  logSources: LogRouteOptions['logSources']
   logs: LogRouteOptions['logs']
   events: Events
   host: HostRouteOptions['host'] & ProbeRouteOptions['host']
@@ -87,11 +88,11 @@ export function buildApp (options: AppOptions): FastifyInstance {
   addOpenapi(app, { version })
   for (const schema of componentSchemas()) app.addSchema(schema)
 
-  const { sandboxes, execs, logs, events, host, metrics } = services
+  const { sandboxes, execs, logSources, logs, events, host, metrics } = services
   const prefix = '/v1'
   void app.register(sandboxRoutes, { prefix, sandboxes, closing })
   void app.register(execRoutes, { prefix, execs, streams })
-  void app.register(logRoutes, { prefix, sandboxes, execs, logs, streams })
+  void app.register(logRoutes, { prefix, logSources, logs, streams })
   void app.register(eventRoutes, { prefix, events, streams })
   void app.register(hostRoutes, { prefix, host })
   void app.register(probeRoutes, { host, metrics })

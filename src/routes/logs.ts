@@ -24,8 +24,11 @@ export interface LogRead extends LogSource {
 }
 
 export interface LogRouteOptions {
-  sandboxes: { sandboxLog: (sandboxId: string) => LogSource }
-  execs: { execLog: (sandboxId: string, execId: string) => LogSource }
+  /** Both throw not_found. */
+  logSources: {
+    sandboxLog: (sandboxId: string) => LogSource
+    execLog: (sandboxId: string, execId: string) => LogSource
+  }
   logs: { readBatches: (options: LogRead) => AsyncIterable<LogRecord[]> }
   streams: StreamContext
 }
@@ -56,20 +59,20 @@ const response = {
 
 const tags = ['logs']
 
-export const logRoutes: FastifyPluginAsyncTypebox<LogRouteOptions> = async (app, { sandboxes, execs, logs, streams }) => {
+export const logRoutes: FastifyPluginAsyncTypebox<LogRouteOptions> = async (app, { logSources, logs, streams }) => {
   app.get('/sandboxes/:id/logs', {
     exposeHeadRoute: false,
     schema: {
       operationId: 'readSandboxLog', summary: 'Read or follow the log of a sandbox', tags, params: Type.Object({ id: SandboxId }, { additionalProperties: false }), querystring: LogQuery, response,
     },
-  }, async (request, reply) => answer(request, reply, request.query, sandboxes.sandboxLog(request.params.id)))
+  }, async (request, reply) => answer(request, reply, request.query, logSources.sandboxLog(request.params.id)))
 
   app.get('/sandboxes/:id/execs/:eid/logs', {
     exposeHeadRoute: false,
     schema: {
       operationId: 'readExecLog', summary: 'Read or follow the log of a detached exec', tags, params: Type.Object({ id: SandboxId, eid: ExecId }, { additionalProperties: false }), querystring: LogQuery, response,
     },
-  }, async (request, reply) => answer(request, reply, request.query, execs.execLog(request.params.id, request.params.eid)))
+  }, async (request, reply) => answer(request, reply, request.query, logSources.execLog(request.params.id, request.params.eid)))
 
   async function answer (request: FastifyRequest, reply: FastifyReply, query: LogQuery, source: LogSource) {
     const chosen = chosenFormat(request, query.format)

@@ -100,7 +100,6 @@ export function makeServices () {
         get(id)
         sandboxes.delete(id)
       },
-      sandboxLog: logOf,
     },
     execs: {
       run: async (id, input, { signal }) => {
@@ -121,8 +120,8 @@ export function makeServices () {
       wait: async id => ({ ...makeExec(get(id).id), status: 'exited', exitCode: 0 }),
       signal: async (...args) => note('signal', ...args),
       result: async () => execResult,
-      execLog: logOf,
     },
+    logSources: { sandboxLog: logOf, execLog: logOf },
     logs: {
       readBatches: async function * (options): AsyncGenerator<LogRecord[]> {
         note('readBatches', options)
