@@ -32,7 +32,8 @@ try {
   await demonstrate()
 } catch (error) {
   process.exitCode = 1
-  console.error(`\n${pc.red('The demo failed:')} ${(error as Error).message}`)
+  const reason = interruption.signal.aborted ? interruption.signal.reason as Error : error as Error
+  console.error(`\n${pc.red('The demo failed:')} ${reason.message}`)
   const log = lastLogLines(places)
   if (log !== '' && !interruption.signal.aborted) console.error(`\nThe daemon's last words:\n${log}`)
 } finally {
@@ -63,8 +64,8 @@ async function demonstrate (): Promise<void> {
   const killedAt = new Date()
   await step(`kill -9 ${daemon.pid}: the daemon dies, with the sandbox running`, () => endDaemon(daemon, 'SIGKILL'))
   await delay(500, undefined, { signal: interruption.signal })
-  const awayUntil = new Date()
   await step('another daemon starts, and adopts what it finds', () => startDaemon(places))
+  const awayUntil = new Date()
   const adopted = await findSandbox(counter.id)
   show(`${adopted.id} is ${adopted.status}`)
 
@@ -90,13 +91,13 @@ async function waitForEnd (id: string): Promise<void> {
   }
 }
 
-/** Every line is there, once and in order, those too that were written while no daemon ran. */
+/** Every line is there, once and in order, those too that were written while no daemon answered. */
 function checkLog (records: readonly LogRecord[], killedAt: Date, awayUntil: Date): void {
   const lines = records.filter((record) => record.type === 'line')
   const expected = Array.from({ length: lineCount }, (_, index) => `line ${index + 1}`)
   if (lines.map(({ text }) => text).join('\n') !== expected.join('\n')) throw new Error(`the log is not whole: ${lines.length} of ${lineCount} lines`)
   const meanwhile = lines.filter(({ at }) => new Date(at) > killedAt && new Date(at) < awayUntil).length
-  show(`its log is whole: ${lines.length} of ${lineCount} lines, ${meanwhile} of them written while there was no daemon`)
+  show(`its log is whole: ${lines.length} of ${lineCount} lines, ${meanwhile} of them written while no daemon answered`)
 }
 
 /** Ends every daemon, takes back what they made, and looks whether anything is left. Runs on failure and on Ctrl-C too. */
