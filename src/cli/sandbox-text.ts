@@ -18,12 +18,11 @@ export function exitCodeOf (sandbox: Sandbox): number {
 export function describeEnd (sandbox: Sandbox): string | undefined {
   const { end } = sandbox
   if (!end || ['exited', 'signaled', 'requested'].includes(end.reason)) return undefined
-  const facts = [
-    end.step && `step ${end.step}`,
-    end.peakMemoryBytes !== undefined && end.reason === 'out_of_memory' &&
-      `peak ${describeSize(end.peakMemoryBytes)} of ${describeSize(sandbox.resources.memoryBytes)}; more with -m`,
-    end.message,
-  ].filter(Boolean)
+  if (end.reason === 'out_of_memory') {
+    const peak = end.peakMemoryBytes === undefined ? '' : `it used ${describeSize(end.peakMemoryBytes)}, `
+    return `the sandbox ran out of memory (${peak}its limit is ${describeSize(sandbox.resources.memoryBytes)}); give it more with: -m`
+  }
+  const facts = [end.step && `step ${end.step}`, end.message].filter(Boolean)
   return `the sandbox ended: ${end.reason}${facts.length > 0 ? ` (${facts.join(': ')})` : ''}`
 }
 

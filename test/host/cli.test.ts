@@ -85,7 +85,8 @@ test('run shows the output of the command, its streams apart, and ends with its 
 
 test('a command that is not there, and an image that is not there, end with a word about it', async () => {
   const command = await run(['run', '--rm', image, 'no-such-program'])
-  assert.ok([125, 127].includes(command.exitCode ?? 0), String(command.exitCode))
+  assert.notEqual(command.exitCode, 0)
+  assert.match(command.stderr, /No such file|not found/)
   const missing = await run(['run', 'no/such/image', 'true'])
   assert.equal(missing.exitCode, 125)
   assert.match(missing.stderr, /^berth: /)

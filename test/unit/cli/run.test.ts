@@ -64,7 +64,7 @@ test('run says why a sandbox ended that did not end by itself', async t => {
   })
   const ran = await run(fake, ['run', 'berth/base', 'hog'])
   assert.equal(ran.exitCode, 137)
-  assert.equal(ran.stderr, 'berth: the sandbox ended: out_of_memory (peak 64 MiB of 2 GiB; more with -m)\n')
+  assert.equal(ran.stderr, 'berth: the sandbox ran out of memory (it used 64 MiB, its limit is 2 GiB); give it more with: -m\n')
 })
 
 test('run reads on behind the last record when the stream breaks, and once more when the end was missed', async t => {
