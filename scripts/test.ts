@@ -38,12 +38,13 @@ function runAsRoot (): number {
   return status ?? 1
 }
 
+const checkResults: CheckResult[] = isNarrowed ? [] : await runChecks(printCheck)
+
 // One directory for every temporary file of the run: whatever is left in it, or names it, was left by a test.
 const tempDir = mkdtempSync('/tmp/berth-test-')
 process.env.TMPDIR = tempDir
 const host = rememberHost(tempDir)
 
-const checkResults: CheckResult[] = isNarrowed ? [] : await runChecks(printCheck)
 const grep = flags.grep === undefined ? undefined : new RegExp(flags.grep)
 const report = (result: FileResult): void => printFile(result, flags.verbose === true)
 const files = [
