@@ -6,9 +6,12 @@ import type { EventType } from '../../schemas/event.ts'
 import type { Sandbox, SandboxCreate, SandboxPage, SandboxStatus, SandboxUpdate } from '../../schemas/sandbox.ts'
 import { SandboxLifecycle, type LifecycleParts } from './sandbox-lifecycle.ts'
 import { readRecord, toWire, type SandboxRecord } from './sandbox-record.ts'
+import type { SandboxStep } from './sandbox-steps.ts'
 import { waitForStatus, type WaitTarget } from './sandbox-wait.ts'
+import { StepLadder } from './step-ladder.ts'
 
-export interface SandboxManagerOptions extends Omit<LifecycleParts, 'onStatus' | 'onLeak'> {
+export interface SandboxManagerOptions extends Omit<LifecycleParts, 'onStatus' | 'ladder'> {
+  steps: readonly SandboxStep[]
   defaultRuntime: string
   /** How many sandboxes are set up at once. */
   maxConcurrentStarts: number
@@ -40,11 +43,14 @@ export class SandboxManager {
   readonly #sandboxes = new Map<string, SandboxLifecycle>()
   readonly #byIdempotencyKey = new Map<string, Promise<SandboxLifecycle>>()
   readonly #startGate: Semaphore
+  readonly #ladder: StepLadder
   #isClosed = false
 
   constructor (options: SandboxManagerOptions) {
     this.#options = options
     this.#startGate = new Semaphore(options.maxConcurrentStarts)
+    const { steps, logger } = options
+    this.#ladder = new StepLadder({ steps, logger, onLeak: (record, step) => this.#append('sandbox.leak', record.id, { step }) })
   }
 
   /** Reads every record from disk. A directory without one is a create that never began: it is removed. */
@@ -208,12 +214,12 @@ export class SandboxManager {
     const { onEnded, ...parts } = this.#options
     const sandbox = new SandboxLifecycle(record, {
       ...parts,
+      ladder: this.#ladder,
       onStatus: (changed, { from, to }) => {
         const { end } = changed
         this.#append('sandbox.status', changed.id, { from, to, ...(end && (to === 'stopped' || to === 'failed') ? { reason: end.reason, exitCode: end.exitCode } : {}) })
         if (to === 'stopped' || to === 'failed') onEnded(changed.id)
       },
-      onLeak: (changed, step) => this.#append('sandbox.leak', changed.id, { step }),
     })
     this.#sandboxes.set(record.id, sandbox)
     if (record.idempotencyKey !== undefined && !record.deletedAt) this.#byIdempotencyKey.set(record.idempotencyKey, Promise.resolve(sandbox))
@@ -221,7 +227,12 @@ export class SandboxManager {
   }
 
   #append (type: EventType, sandboxId: string, data: Record<string, unknown>): void {
-    this.#options.events.append({ type, sandboxId, data })
+    try {
+      this.#options.events.append({ type, sandboxId, data })
+    } catch (error) {
+      // The record is the truth; a full disk must not keep a sandbox from being stopped.
+      this.#options.logger.error({ sandboxId, type, err: error }, 'an event could not be written')
+    }
   }
 
   async #setAside (id: string): Promise<void> {

@@ -151,12 +151,9 @@ async function releaseContainer (record: SandboxRecord, parts: StepParts): Promi
   const places = parts.places.container(record.id)
   const monitor = record.monitor ?? await readMonitorPid(places.runDir)
   const hasEnded = async () => await readExitCode(places.exitDir, record.id) !== undefined || !(monitor && isAlive(monitor))
-  if (!await hasEnded()) {
-    await runtime.kill(record.id, 'KILL', { all: true })
-    if (!await pollUntil(hasEnded, exitDeadlineMs)) await parts.cgroups.killAll(record.id)
-  }
-  // A monitor that was killed in the middle of a create may leave a runtime at work in the cgroup.
-  if ((await parts.cgroups.processes(record.id)).length > 0) await parts.cgroups.killAll(record.id)
+  // Also where the monitor is gone: one that was killed in the middle of a create leaves a runtime at work in the cgroup.
+  await parts.cgroups.killAll(record.id)
+  await pollUntil(hasEnded, exitDeadlineMs)
   await runtime.delete(record.id)
   await endMonitor(monitor)
   delete record.monitor

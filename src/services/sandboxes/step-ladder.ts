@@ -1,0 +1,76 @@
+import type { Logger } from 'pino'
+import { withDeadline } from '../../lib/deadline.ts'
+import type { StepTiming } from '../../schemas/sandbox.ts'
+import type { SandboxRecord } from './sandbox-record.ts'
+import type { SandboxStep } from './sandbox-steps.ts'
+
+export interface StepLadderOptions {
+  steps: readonly SandboxStep[]
+  logger: Logger
+  /** Told when a resource could not be released. */
+  onLeak: (record: SandboxRecord, step: string) => void
+}
+
+/** Which step failed, with the step's own error as the cause. */
+export class StepError extends Error {
+  readonly step: string
+  constructor (step: string, cause: unknown) {
+    super(`the step ${step} failed`, { cause })
+    this.name = 'StepError'
+    this.step = step
+  }
+}
+
+const releaseDeadlineMs = 60_000
+
+/** Climbs the set-up steps and comes down again: every release runs, and what fails is in the record as a leak. */
+export class StepLadder {
+  readonly #options: StepLadderOptions
+
+  constructor (options: StepLadderOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Acquires each step (scope `all`), or those of one run (scope `run`: the others are held already). Releases nothing.
+   * @throws StepError
+   */
+  async acquire (record: SandboxRecord, scope: 'run' | 'all'): Promise<void> {
+    record.timings = []
+    for (const step of this.#options.steps) {
+      if (scope === 'run' && step.scope === 'sandbox') continue
+      await timed(record.timings, step.name, () => withDeadline(step.deadlineMs, `the step ${step.name}`, signal => step.acquire(record, signal)))
+    }
+  }
+
+  /** Releases, newest first, what a run holds (scope `run`) or all. */
+  async release (record: SandboxRecord, scope: 'run' | 'all'): Promise<void> {
+    record.leaks = []
+    for (const step of [...this.#options.steps].reverse()) {
+      if (step.scope === 'run' ? !record.holdsRun : scope === 'run') continue
+      try {
+        await withDeadline(releaseDeadlineMs, `the release of ${step.name}`, () => step.release(record))
+      } catch (error) {
+        this.leak(record, step.name, error)
+      }
+    }
+    if (record.leaks.length === 0) record.holdsRun = undefined
+  }
+
+  leak (record: SandboxRecord, step: string, error: unknown): void {
+    record.leaks.push({ step, message: `the release of ${step} failed and will be tried again` })
+    this.#options.logger.warn({ sandboxId: record.id, step, err: error }, 'a resource could not be released')
+    this.#options.onLeak(record, step)
+  }
+}
+
+/** Runs a step and notes how long it took. @throws StepError */
+export async function timed (timings: StepTiming[], step: string, work: () => Promise<void>): Promise<void> {
+  const startedMs = performance.now()
+  try {
+    await work()
+  } catch (error) {
+    throw new StepError(step, error)
+  }
+  timings.push({ step, durationMs: Math.round((performance.now() - startedMs) * 100) / 100 })
+}
