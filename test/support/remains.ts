@@ -1,0 +1,62 @@
+/** Everything that a daemon's sandboxes hold on a host, as sentences; for assertions that nothing of it is left. */
+import { execFile } from 'node:child_process'
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { findLeftovers } from './leftovers.ts'
+
+const run = promisify(execFile)
+
+export interface RemainsOwner {
+  dir: string
+  stateDir: string
+  runDir: string
+  hostId: string
+  /** Sandboxes that may be there: what is theirs is no remains. */
+  except?: readonly string[]
+}
+
+/**
+ * Mounts, cgroups, processes, runtime state, run directories, and files of sandboxes beside their records.
+ * The daemon's own process does not count.
+ */
+export async function findRemains (owner: RemainsOwner): Promise<string[]> {
+  const except = owner.except ?? []
+  const found = await Promise.all([
+    findLeftovers(owner).then(lines => lines.filter(line => !isDaemon(line))),
+    findContainers(owner.runDir),
+    findFiles(join(owner.runDir, 'sandboxes')).then(names => names.map(name => `run directory ${name}`)),
+    findSandboxFiles(join(owner.stateDir, 'sandboxes')),
+  ])
+  return found.flat().filter(line => !except.some(id => line.includes(id)))
+}
+
+function isDaemon (line: string): boolean {
+  return line.startsWith('process ') && line.includes(' --state-dir ')
+}
+
+async function findContainers (runDir: string): Promise<string[]> {
+  const found: string[] = []
+  for (const runtime of await findFiles(join(runDir, 'runtimes'))) {
+    const root = join(runDir, 'runtimes', runtime)
+    const { stdout } = await run(runtime, ['--root', root, 'list', '--quiet'])
+    found.push(...stdout.split('\n').filter(Boolean).map(id => `${runtime} container ${id}`))
+    // What a runtime that was killed leaves in its root is invisible to its list.
+    found.push(...(await findFiles(root)).filter(name => name.includes('sbx_')).map(name => `${runtime} state file ${name}`))
+  }
+  return found
+}
+
+async function findSandboxFiles (sandboxesDir: string): Promise<string[]> {
+  const found: string[] = []
+  for (const id of await findFiles(sandboxesDir)) {
+    const names = await findFiles(join(sandboxesDir, id))
+    found.push(...names.filter(name => name !== 'sandbox.json').map(name => `file ${id}/${name}`))
+    if (!names.includes('sandbox.json')) found.push(`sandbox directory ${id} without a record`)
+  }
+  return found
+}
+
+async function findFiles (dir: string): Promise<string[]> {
+  return await readdir(dir).catch(() => [])
+}
