@@ -191,6 +191,8 @@ export class SandboxManager {
 
   /** Removes the last trace of a deleted sandbox. */
   async forget (id: string): Promise<void> {
+    const { idempotencyKey } = this.#sandboxes.get(id)?.record ?? {}
+    if (idempotencyKey !== undefined) this.#byIdempotencyKey.delete(idempotencyKey)
     this.#sandboxes.delete(id)
     await rm(this.#options.places.sandbox(id).dir, { recursive: true, force: true })
   }
@@ -222,7 +224,9 @@ export class SandboxManager {
       },
     })
     this.#sandboxes.set(record.id, sandbox)
-    if (record.idempotencyKey !== undefined && !record.deletedAt) this.#byIdempotencyKey.set(record.idempotencyKey, Promise.resolve(sandbox))
+    // One that is still to be rolled back or removed is no answer to a create that is asked for again.
+    const isAnswer = record.wasCreated && !record.isDeleting && !record.deletedAt
+    if (record.idempotencyKey !== undefined && isAnswer) this.#byIdempotencyKey.set(record.idempotencyKey, Promise.resolve(sandbox))
     return sandbox
   }
 
