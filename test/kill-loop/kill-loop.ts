@@ -37,7 +37,7 @@ const longestStartMs = 400
 export async function runKillLoop (t: Teardown, options: KillLoopOptions): Promise<KillLoopSummary> {
   const startedMs = performance.now()
   const random = seededRandom(options.seed)
-  const daemon = await TestDaemon.start(t)
+  const daemon = await TestDaemon.start(t, { env: { BERTH_LOG_LEVEL: 'debug' } })
   const client = new PatientClient(daemon.socketPath)
   const calls = new SandboxCalls(client, new Ledger())
   const load: Load = { calls, random, printers: await startPrinters(calls, 2), sleepers: await startPrinters(calls, 1) }
