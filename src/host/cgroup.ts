@@ -8,6 +8,7 @@ import { access, mkdir, readFile, readdir, rmdir, writeFile } from 'node:fs/prom
 import { setTimeout as delay } from 'node:timers/promises'
 import { join } from 'node:path'
 import { BerthError } from '../errors.ts'
+import { pollUntil } from '../lib/poll.ts'
 
 export interface CgroupLimits {
   cpuMillis: number
@@ -146,15 +147,21 @@ export class CgroupManager {
     return [...new Set(lists.flatMap(list => list.split('\n').filter(Boolean).map(Number)))]
   }
 
-  /** SIGKILLs whatever is in the group, again until a look finds it empty. */
-  async killAll (id: string): Promise<void> {
+  /**
+   * SIGKILLs whatever is in the group, again until a look finds it empty. The process named as `last` is left until the
+   * others are gone: its monitor, which waits for it alone, then reaps them too.
+   */
+  async killAll (id: string, last?: number): Promise<void> {
+    if (last !== undefined) {
+      const others = async () => (await this.processes(id)).filter(pid => pid !== last)
+      for (const pid of await others()) killQuietly(pid)
+      await pollUntil(async () => (await others()).length === 0, othersEndMs)
+    }
     for (let round = 0; round < maxKillRounds; round++) {
       const pids = await this.processes(id)
       if (pids.length === 0) return
       if (this.version === 2) await writeFile(join(this.#dir('memory', id), 'cgroup.kill'), '1').catch(() => {})
-      for (const pid of pids) {
-        try { process.kill(pid, 'SIGKILL') } catch { /* gone meanwhile */ }
-      }
+      for (const pid of pids) killQuietly(pid)
       await delay(Math.min(2 ** round, 50))
     }
     throw new Error('processes are left in a cgroup after SIGKILL')
@@ -228,6 +235,13 @@ export class CgroupManager {
       pids,
     ]
   }
+}
+
+/** A sandbox that forks faster than it is killed is not waited for: then all die at once. */
+const othersEndMs = 50
+
+function killQuietly (pid: number): void {
+  try { process.kill(pid, 'SIGKILL') } catch { /* gone meanwhile */ }
 }
 
 /** Rounds of 1, 2, 4 … 50 ms: about two seconds in all. */

@@ -150,6 +150,12 @@ export async function readMonitorPid (runDir: string): Promise<ProcessIdentity |
   return /^\d+$/.test(text.trim()) ? findProcess(Number(text)) : undefined
 }
 
+/** The pid that the runtime started (runsc: its sandbox process), or undefined while there is none. */
+export async function readContainerPid (runDir: string): Promise<number | undefined> {
+  const text = await readFile(join(runDir, 'pid'), 'latin1').catch(() => '')
+  return /^\d+$/.test(text.trim()) ? Number(text) : undefined
+}
+
 const reopenLogs = '2 0 0\n'
 
 /** Asks the monitor to open its log file anew (after a rename). Answers false when no monitor listens. */

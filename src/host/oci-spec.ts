@@ -75,6 +75,9 @@ const deniedSyscalls = [
 /** clone(2) flags that make namespaces (mount, cgroup, UTS, IPC, user, pid, network): a user namespace would give every capability back inside it. */
 const namespaceCloneFlags = [0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000]
 
+/** runc cannot raise a limit above its own without CAP_SYS_RESOURCE, and hosts that are containers often have 20 000. */
+const maxOpenFiles = 16_384
+
 /** The process part of a spec, for the main process and for execs alike. */
 export function buildProcess (request: ProcessRequest): OciProcess {
   const { user, pids } = request
@@ -88,7 +91,7 @@ export function buildProcess (request: ProcessRequest): OciProcess {
     capabilities: { bounding: granted, effective: granted, permitted: granted, inheritable: [], ambient: [] },
     rlimits: [
       { type: 'RLIMIT_NPROC', soft: pids, hard: pids },
-      { type: 'RLIMIT_NOFILE', soft: 65_536, hard: 65_536 },
+      { type: 'RLIMIT_NOFILE', soft: maxOpenFiles, hard: maxOpenFiles },
       { type: 'RLIMIT_CORE', soft: 0, hard: 0 },
     ],
     noNewPrivileges: true,

@@ -3,7 +3,7 @@ import { Mutex } from 'async-mutex'
 import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
 import type { CgroupManager } from '../../host/cgroup.ts'
-import { readExitCode } from '../../host/conmon.ts'
+import { readContainerPid, readExitCode } from '../../host/conmon.ts'
 import type { OciRuntime } from '../../host/oci-runtime.ts'
 import { isAlive } from '../../host/process.ts'
 import { withDeadline } from '../../lib/deadline.ts'
@@ -245,7 +245,7 @@ export class SandboxLifecycle {
     if (this.status !== 'stopping') await this.#state.move('stopping', { stopReason: this.record.stopReason ?? options.reason })
     if (wasRunning && !options.force && !this.#hurry.signal.aborted) await this.#terminate(options.graceMs ?? defaultGraceMs)
     if (await this.#exitCode() === undefined) {
-      await this.#parts.cgroups.killAll(this.record.id)
+      await this.#parts.cgroups.killAll(this.record.id, await readContainerPid(this.#places().runDir))
       if (this.#exit) await raceWithDelay(exitDeadlineMs, [this.#exit.exited])
     }
     await this.#settleExit({ hasHostRestarted: false })

@@ -8,7 +8,7 @@ import { chmod, chown, copyFile, mkdir, rename, rm, writeFile } from 'node:fs/pr
 import { join } from 'node:path'
 import { BerthError } from '../../errors.ts'
 import type { CgroupManager } from '../../host/cgroup.ts'
-import { readExitCode, readMonitorPid } from '../../host/conmon.ts'
+import { readContainerPid, readExitCode, readMonitorPid } from '../../host/conmon.ts'
 import { createDiskImage, mountDiskImage, mountOverlay, unmount } from '../../host/mount.ts'
 import { buildSpec, initMountPoint } from '../../host/oci-spec.ts'
 import type { OciRuntime } from '../../host/oci-runtime.ts'
@@ -152,7 +152,7 @@ async function releaseContainer (record: SandboxRecord, parts: StepParts): Promi
   const monitor = record.monitor ?? await readMonitorPid(places.runDir)
   const hasEnded = async () => await readExitCode(places.exitDir, record.id) !== undefined || !(monitor && isAlive(monitor))
   // Also where the monitor is gone: one that was killed in the middle of a create leaves a runtime at work in the cgroup.
-  await parts.cgroups.killAll(record.id)
+  await parts.cgroups.killAll(record.id, await readContainerPid(places.runDir))
   await pollUntil(hasEnded, exitDeadlineMs)
   await runtime.delete(record.id)
   await endMonitor(monitor)

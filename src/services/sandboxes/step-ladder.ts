@@ -48,8 +48,10 @@ export class StepLadder {
     record.leaks = []
     for (const step of [...this.#options.steps].reverse()) {
       if (step.scope === 'run' ? !record.holdsRun : scope === 'run') continue
+      const startedMs = performance.now()
       try {
         await withDeadline(releaseDeadlineMs, `the release of ${step.name}`, () => step.release(record))
+        this.#options.logger.debug({ sandboxId: record.id, step: step.name, durationMs: roundMs(performance.now() - startedMs) }, 'a step was released')
       } catch (error) {
         this.leak(record, step.name, error)
       }
@@ -72,5 +74,9 @@ export async function timed (timings: StepTiming[], step: string, work: () => Pr
   } catch (error) {
     throw new StepError(step, error)
   }
-  timings.push({ step, durationMs: Math.round((performance.now() - startedMs) * 100) / 100 })
+  timings.push({ step, durationMs: roundMs(performance.now() - startedMs) })
+}
+
+function roundMs (durationMs: number): number {
+  return Math.round(durationMs * 100) / 100
 }
