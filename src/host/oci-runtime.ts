@@ -93,8 +93,8 @@ export interface OciRuntime {
   list (): Promise<string[]>
   exec (places: ExecPlaces, process: OciProcess): Promise<AttachedProcess>
   execMonitored (places: ExecPlaces, process: OciProcess, signal?: AbortSignal): Promise<Monitored>
-  /** Sends a signal to an exec's process inside; one that has ended is fine. */
-  signalExec (places: ExecPlaces, signal: string): Promise<void>
+  /** Sends a signal to an exec's process inside; one that has ended is fine. Waits a moment for one that is still being started, unless told not to. */
+  signalExec (places: ExecPlaces, signal: string, options?: { isWaiting: boolean }): Promise<void>
 }
 
 export interface CommandRuntimeOptions {
@@ -194,8 +194,8 @@ export class CommandRuntime implements OciRuntime {
     }
   }
 
-  async signalExec (places: ExecPlaces, signal: string): Promise<void> {
-    const pid = await readPid(this.#pidPath(places))
+  async signalExec (places: ExecPlaces, signal: string, options: { isWaiting: boolean } = { isWaiting: true }): Promise<void> {
+    const pid = await readPid(this.#pidPath(places), options.isWaiting ? pidFileRounds : 1)
     if (this.profile.execPid.namespace === 'host') {
       try { process.kill(pid, signal as NodeJS.Signals) } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
@@ -285,8 +285,8 @@ function lastLoggedError (log: string): string | undefined {
 const pidFileRounds = 100
 
 /** The pid file appears once the process has started; a signal may come before that. */
-async function readPid (path: string): Promise<number> {
-  for (let round = 0; round < pidFileRounds; round++) {
+async function readPid (path: string, rounds: number): Promise<number> {
+  for (let round = 0; round < rounds; round++) {
     const text = await readFile(path, 'latin1').catch(() => '')
     if (/^\d+$/.test(text.trim())) return Number(text)
     await delay(20)

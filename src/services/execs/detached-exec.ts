@@ -62,12 +62,9 @@ export class DetachedExec {
   static async adopt (places: ExecPlaces, parts: DetachedParts): Promise<DetachedExec | undefined> {
     const record = await readExecRecord(recordPath(places))
     if (!record) return undefined
+    // Nobody was told of it: the manager ends what there may be of it.
+    if (record.exec.status === 'starting') return undefined
     const detached = new DetachedExec(places, record, parts)
-    if (record.exec.status === 'starting') {
-      // Nobody was told of it: end what there may be of it.
-      if (!parts.sandbox.hasEnded) await parts.sandbox.runtime.signalExec(places, 'KILL').catch(() => {})
-      return undefined
-    }
     if (detached.hasEnded) detached.#ended.resolve()
     else detached.#watch()
     return detached

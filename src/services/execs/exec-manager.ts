@@ -69,17 +69,17 @@ export class ExecManager {
       else await rm(join(places.execsDir, execId), { recursive: true, force: true })
     }
     const runIds = await readdir(places.runExecsDir).catch(() => [])
-    for (const execId of runIds.filter(runId => !this.#detached.get(id)?.has(runId))) {
-      await this.#endOrphan(sandbox, this.#options.places.exec(id, execId))
-    }
+    const orphans = runIds.filter(runId => !this.#detached.get(id)?.has(runId))
+    await Promise.all(orphans.map(execId => this.#endOrphan(sandbox, this.#options.places.exec(id, execId))))
   }
 
   /** An attached exec of a daemon that is gone: its process inside first, then its client on the host. */
   async #endOrphan (sandbox: SandboxLifecycle, places: ExecPlaces): Promise<void> {
-    if (!sandbox.hasEnded) await sandbox.runtime.signalExec(places, 'KILL').catch(() => {})
-    for (const { id, identity, argv } of findProcessesBelow(this.#options.places.runDir)) {
-      if (id === sandbox.record.id && argv.some(argument => argument.startsWith(places.runDir))) signalProcess(identity, 'SIGKILL')
-    }
+    const findOnHost = () => findProcessesBelow(this.#options.places.runDir).filter(({ id, argv }) => id === sandbox.record.id && argv.some(argument => argument.startsWith(places.runDir)))
+    // Where nobody on the host is at work on it any more, no process inside will appear.
+    const isWaiting = findOnHost().length > 0
+    if (!sandbox.hasEnded) await sandbox.runtime.signalExec(places, 'KILL', { isWaiting }).catch(() => {})
+    for (const { identity } of findOnHost()) signalProcess(identity, 'SIGKILL')
     await rm(places.runDir, { recursive: true, force: true })
   }
 
