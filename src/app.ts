@@ -58,6 +58,8 @@ export interface AppOptions {
   isTrusted?: (socket: Socket) => boolean
   /** Ends streams and waits when aborted; `app.close()` ends them too. */
   closing?: AbortSignal
+  /** Ends attached execs when aborted: the grace of a daemon that ends is over. Without it they end with the streams. */
+  forcing?: AbortSignal
 }
 
 declare module 'fastify' {
@@ -76,6 +78,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
   const ending = new AbortController()
   const closing = options.closing ? AbortSignal.any([options.closing, ending.signal]) : ending.signal
   const streams = { closing, heartbeatMs: limits.heartbeatMs }
+  const attached = { closing: options.forcing ?? closing, heartbeatMs: limits.heartbeatMs }
   const app = createServer(options.logger, limits, closing)
 
   addHttpMetrics(app, services.metrics)
@@ -91,7 +94,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
   const { sandboxes, execs, logSources, logs, events, host, metrics } = services
   const prefix = '/v1'
   void app.register(sandboxRoutes, { prefix, sandboxes, closing })
-  void app.register(execRoutes, { prefix, execs, streams })
+  void app.register(execRoutes, { prefix, execs, streams, attached })
   void app.register(logRoutes, { prefix, logSources, logs, streams })
   void app.register(eventRoutes, { prefix, events, streams })
   void app.register(hostRoutes, { prefix, host })

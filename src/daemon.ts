@@ -1,11 +1,10 @@
 /** The wiring: builds every service in order into one resource stack. Read top to bottom; each line uses only lines above it. */
-import { chmod, lstat, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { createServer, type Server } from 'node:http'
-import type { AddressInfo, Socket } from 'node:net'
+import { lstat, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
-import { buildApp } from './app.ts'
+import { buildApp, defaultLimits } from './app.ts'
 import type { Config } from './config.ts'
 import { BerthError } from './errors.ts'
 import { CgroupManager } from './host/cgroup.ts'
@@ -14,6 +13,8 @@ import { discoverPrograms, discoverRuntimes } from './host/programs.ts'
 import { writeDurably } from './lib/durable-file.ts'
 import { randomId } from './lib/id.ts'
 import { ResourceStack } from './lib/resource-stack.ts'
+import { hostStopping } from './routes/http-errors.ts'
+import { RootSocket } from './routes/root-socket.ts'
 import { openEventsDatabase, openStateDatabase } from './services/database.ts'
 import { EventLog } from './services/events/event-log.ts'
 import { ExecManager } from './services/execs/exec-manager.ts'
@@ -154,19 +155,26 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const token = tokens.ensureAdminToken(tokenPath)
   if (token.isNew) logger.info({ tokenPath }, 'an admin token was made')
   const logSources = { sandboxLog: (id: string) => sandboxes.sandboxLog(id), execLog: (id: string, execId: string) => execs.execLog(id, execId) }
-  const trusted = new WeakSet<Socket>()
+  const rootSocket = new RootSocket({
+    path: config.socketPath,
+    handle: (request, response) => app.routing(request, response),
+    maxHeaderBytes: defaultLimits.headBytes,
+    requestTimeoutMs: defaultLimits.requestTimeoutMs,
+  })
   const closing = new AbortController()
+  const forcing = new AbortController()
   const app = buildApp({
     services: { sandboxes, execs, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
     logger,
     version,
-    isTrusted: socket => trusted.has(socket),
+    isTrusted: socket => rootSocket.has(socket),
     closing: closing.signal,
+    forcing: forcing.signal,
   })
   await app.ready()
-  await listenOnSocket({ stack, path: config.socketPath, trusted, handle: app.routing })
-  await stack.acquire('http', () => app.listen({ host: config.listen.host, port: config.listen.port }), () => app.close())
-  stack.defer('streams', () => closing.abort(new BerthError('unavailable', 'host_stopping', 'the daemon is ending; try again when it is back')))
+  await stack.acquire('socket', () => rootSocket.open(), () => rootSocket.close())
+  await stack.acquire('http', () => app.listen({ host: config.listen.host, port: config.listen.port }), () => closeApp(app, config.shutdownGraceMs, forcing))
+  stack.defer('streams', () => closing.abort(hostStopping()))
   stack.defer('status', () => {
     host.setStatus('stopping')
     events.append({ type: 'host.stopping' })
@@ -219,34 +227,14 @@ async function exists (path: string): Promise<boolean> {
   return await lstat(path).then(() => true, () => false)
 }
 
-/** The door of root on this host: a socket with mode 0600, whose callers need no token. */
-async function listenOnSocket (options: { stack: ResourceStack, path: string, trusted: WeakSet<Socket>, handle: Parameters<typeof createServer>[1] }): Promise<void> {
-  const { stack, path, trusted, handle } = options
-  // The lock says that no other daemon listens here: what lies here is a dead one's.
-  await rm(path, { force: true })
-  const server = createServer(handle)
-  server.on('connection', socket => trusted.add(socket))
-  await stack.acquire('socket', () => listen(server, path), () => closeServer(server, path))
-}
-
-async function listen (server: Server, path: string): Promise<void> {
-  const umask = process.umask(0o177)
+/** Lets requests under way come to their end, within the grace; then those that would not are told to. */
+async function closeApp (app: { close: () => Promise<unknown> }, graceMs: number, forcing: AbortController): Promise<void> {
+  const timer = setTimeout(() => forcing.abort(hostStopping()), graceMs)
   try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject)
-      server.listen(path, resolve)
-    })
+    await app.close()
   } finally {
-    process.umask(umask)
+    clearTimeout(timer)
   }
-  await chmod(path, 0o600)
-}
-
-async function closeServer (server: Server, path: string): Promise<void> {
-  const closed = new Promise<void>(resolve => server.close(() => resolve()))
-  server.closeIdleConnections()
-  await closed
-  await rm(path, { force: true })
 }
 
 async function stopAll (sandboxes: SandboxManager, logger: Logger): Promise<void> {

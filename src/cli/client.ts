@@ -37,6 +37,8 @@ export interface CallOptions {
   /** Makes a repeated POST have the effect of one; made for each call when absent. */
   idempotencyKey?: string
   signal?: AbortSignal
+  /** Take a daemon that refuses connections for one that restarts, even when it was not reached before. */
+  isPatient?: boolean
 }
 
 /**
@@ -68,6 +70,7 @@ export class BerthClient {
         // The attempt before this one had removed it; its answer was lost on the way.
         if (attempt > 0 && method === 'DELETE' && isKind(error, 'not_found')) return undefined as T
         firstFailureAt ??= Date.now()
+        if (call.isPatient && isRefusal(error)) this.#wasReached = true
         if (!this.#isWorthRepeating(error, method, attempt)) throw error
         if (Date.now() - firstFailureAt >= this.#comeBackMs) throw error
         if (attempt === 0) this.#options.onWaiting?.(this.address)
@@ -174,6 +177,11 @@ export class BerthClient {
 
 export function isKind (error: unknown, kind: ErrorKind): boolean {
   return error instanceof BerthError && error.kind === kind
+}
+
+/** A socket without a listener is what a killed daemon leaves; where none ever ran there is none. */
+function isRefusal (error: unknown): boolean {
+  return error instanceof ConnectionError && (error.cause as NodeJS.ErrnoException).code === 'ECONNREFUSED'
 }
 
 /** The record itself, unless it is how a stream tells of an error after its head was sent. */

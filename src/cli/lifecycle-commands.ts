@@ -99,7 +99,7 @@ async function waitEach (shell: Shell, ids: string[], flags: Flags): Promise<num
 async function waitForEnd (shell: Shell, id: string): Promise<Sandbox> {
   for (;;) {
     try {
-      return await shell.client().request<Sandbox>('GET', `/v1/sandboxes/${id}/wait`, { query: { timeoutMs: waitRoundMs, until: 'stopped' } })
+      return await shell.client().request<Sandbox>('GET', `/v1/sandboxes/${id}/wait`, { query: { timeoutMs: waitRoundMs, until: 'stopped' }, isPatient: true })
     } catch (error) {
       if (!isKind(error, 'timed_out')) throw error
     }

@@ -2,7 +2,7 @@
  * One interface over OCI runtimes (opencontainers/runtime-spec, runtime.md; the command line as runc has it).
  * What differs between runsc and runc is data: a profile. Only this file reads their exit codes and messages.
  */
-import { spawn, type ChildProcess } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -10,6 +10,7 @@ import { BerthError } from '../errors.ts'
 import { cleanEnv, runCommand, signalName, type CommandResult } from './command.ts'
 import { RuntimeRefusal, startMonitored, type Monitored } from './conmon.ts'
 import type { OciProcess } from './oci-spec.ts'
+import { spawnWithPipes } from './stdio-pipes.ts'
 
 export type ContainerStatus = 'creating' | 'created' | 'running' | 'paused' | 'stopped'
 
@@ -49,14 +50,17 @@ export interface RuntimeProfile {
   execPid: { option: string, namespace: 'container' | 'host' }
   /** Memory and processes of the runtime itself that count in the sandbox's cgroup. */
   overhead: { memoryBytes: number, pids: number, pidsPerPid: number }
-  /** Whether the guest's resources may be left to the runtime as well. */
+  /** How it intercepts system calls, where there is a choice. */
   platform?: string
+  /** The oldest release that works, by the date in its version (yyyymmdd). */
+  oldestRelease?: number
 }
 
 export const runtimeProfiles: Readonly<Record<string, RuntimeProfile>> = Object.freeze({
   runsc: {
     name: 'runsc',
     platform: 'systrap',
+    oldestRelease: 20240701, // before it, stat of coreutils 9 fails with EINVAL and there is no systrap
     globalArgs: [
       '--platform=systrap', // KVM hangs on nested hosts
       '--network=none', // loopback only
@@ -143,7 +147,14 @@ export class CommandRuntime implements OciRuntime {
 
   async kill (id: string, signal: string, options: { all?: boolean } = {}): Promise<void> {
     const result = await this.#run(['kill', ...(options.all ? ['--all'] : []), id, signal])
+    if (saysCreated(result.stderr) && signal.endsWith('KILL')) return await this.#killUnstarted(id)
     if (result.exitCode !== 0 && !saysUnknown(result.stderr) && !saysEnded(result.stderr)) throw this.#failure('kill', result)
+  }
+
+  /** runsc signals nothing before the start; until then a container is one process of the host. */
+  async #killUnstarted (id: string): Promise<void> {
+    const { pid } = JSON.parse((await this.#must(['state', id])).stdout) as { pid: number }
+    try { process.kill(pid, 'SIGKILL') } catch { /* gone meanwhile */ }
   }
 
   async pause (id: string): Promise<void> {
@@ -169,7 +180,7 @@ export class CommandRuntime implements OciRuntime {
     const errorPath = join(places.runDir, 'error.json')
     await writeFile(specPath, JSON.stringify(process), { mode: 0o600 })
     const args = [...this.#globalArgs(), '--log', errorPath, '--log-format', 'json', 'exec', '--process', specPath, ...this.#execPidOptions(places), places.containerId]
-    const child = spawn(this.#options.path, args, { env: cleanEnv, cwd: '/', stdio: ['pipe', 'pipe', 'pipe'] })
+    const child = spawnWithPipes(this.#options.path, args, { env: cleanEnv, cwd: '/' })
     const ended = new Promise<number>((resolve, reject) => {
       child.once('error', reject)
       child.once('exit', (code, signal) => resolve(code ?? (signal === 'SIGKILL' ? 137 : 128)))
@@ -247,7 +258,7 @@ export class CommandRuntime implements OciRuntime {
 /** Messages by which a runtime says that a start was refused because of what was asked, tried on runsc 20240729 and runc 1.1. */
 const refusals: ReadonlyArray<{ pattern: RegExp, code: string, message: string }> = [
   { pattern: /working directory|chdir to cwd/i, code: 'working_dir_not_found', message: 'the working directory does not exist in the sandbox; give one that does' },
-  { pattern: /(no such file or directory|executable file not found|not found in \$PATH)/i, code: 'command_not_found', message: 'the command was not found in the sandbox; check its name, its path and PATH' },
+  { pattern: /(no such file or directory|not a directory|executable file not found|not found in \$PATH)/i, code: 'command_not_found', message: 'the command was not found in the sandbox; check its name, its path and PATH' },
   { pattern: /(permission denied|exec format error|is a directory)/i, code: 'command_not_executable', message: 'the command in the sandbox cannot be executed by this user; check its mode and kind' },
 ]
 
@@ -266,6 +277,10 @@ export function refusalError (error: unknown, program: string): Error {
 
 function saysUnknown (stderr: string): boolean {
   return /file does not exist|does not exist|no such container|loading (container|sandbox)/i.test(stderr)
+}
+
+function saysCreated (stderr: string): boolean {
+  return /in state created/i.test(stderr)
 }
 
 function saysEnded (stderr: string): boolean {

@@ -42,21 +42,31 @@ export interface DiscoverRuntimesOptions {
   joinCgroupPath: string
 }
 
-/** The OCI runtimes of this host, by name. One that is there but cannot say its version is left out, unless it is the default. */
+/** The OCI runtimes of this host, by name. One that cannot work is left out, unless it is the default: then nothing starts. */
 export async function discoverRuntimes (options: DiscoverRuntimesOptions): Promise<{ byName: Map<string, OciRuntime>, infos: RuntimeInfo[] }> {
   const byName = new Map<string, OciRuntime>()
   const infos: RuntimeInfo[] = []
+  let problem = 'is not installed on this host'
   for (const profile of Object.values(runtimeProfiles)) {
     const path = await findProgram(profile.name)
     const version = path ? parseRuntimeVersion((await runCommand(path, ['--version'])).stdout) : undefined
-    if (!path || !version) continue
+    if (!path || !version || isTooOld(version, profile.oldestRelease)) {
+      if (path && profile.name === options.defaultRuntime) problem = version ? `of this host is too old (${version}; ${profile.oldestRelease} or later is needed)` : 'of this host does not say its version'
+      continue
+    }
     byName.set(profile.name, new CommandRuntime({ profile, path, root: options.runtimeRoot(profile.name), conmonPath: options.programs.conmon, joinCgroupPath: options.joinCgroupPath }))
     infos.push({ name: profile.name, path, version, ...(profile.platform ? { platform: profile.platform } : {}), isDefault: profile.name === options.defaultRuntime })
   }
   if (!byName.has(options.defaultRuntime)) {
-    throw new BerthError('unavailable', 'runtime_missing', `the OCI runtime ${options.defaultRuntime} is not installed or does not work on this host; run: berth doctor`)
+    throw new BerthError('unavailable', 'runtime_missing', `the OCI runtime ${options.defaultRuntime} ${problem}; run: berth doctor`)
   }
   return { byName, infos }
+}
+
+/** A version without a date in it is one of the makers' own builds: taken as new. */
+export function isTooOld (version: string, oldestRelease: number | undefined): boolean {
+  const release = /(\d{8})(?:\.\d+)?$/.exec(version)?.[1]
+  return oldestRelease !== undefined && release !== undefined && Number(release) < oldestRelease
 }
 
 /** The first line of `--version`, as runsc and runc print it: "runsc version 0.0~20240729.0". */

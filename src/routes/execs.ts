@@ -25,6 +25,8 @@ export interface Execs {
 export interface ExecRouteOptions {
   execs: Execs
   streams: StreamContext
+  /** For attached execs: they may come to their end while the daemon ends, until its grace is over. */
+  attached: StreamContext
 }
 
 const defaultMaxOutputBytes = 4 * 1024 ** 2
@@ -40,7 +42,7 @@ const CreateQuery = Type.Object({
 
 const tags = ['execs']
 
-export const execRoutes: FastifyPluginAsyncTypebox<ExecRouteOptions> = async (app, { execs, streams }) => {
+export const execRoutes: FastifyPluginAsyncTypebox<ExecRouteOptions> = async (app, { execs, streams, attached }) => {
   app.post('/sandboxes/:id/execs', {
     preValidation: async request => refuseKeyOnStream(request),
     schema: {
@@ -72,12 +74,12 @@ export const execRoutes: FastifyPluginAsyncTypebox<ExecRouteOptions> = async (ap
       return sendStream<ExecEvent>(reply, {
         ...recordEncoder(format, event => ({ event: event.type })),
         format,
-        context: streams,
+        context: attached,
         open: signal => execs.stream(id, request.body, { signal }),
       })
     }
     // With an Idempotency-Key the process runs on without its client, whose next try gets the result.
-    const signal = request.idempotent === undefined ? clientSignal(reply, streams.closing) : streams.closing
+    const signal = request.idempotent === undefined ? clientSignal(reply, attached.closing) : attached.closing
     return execs.run(id, request.body, { signal })
   })
 
