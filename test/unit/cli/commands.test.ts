@@ -191,7 +191,7 @@ test('wait asks again after a timeout and while the daemon restarts, and prints 
     [`GET /v1/sandboxes/${id}/wait`]: (_call, response) => {
       round++
       if (round === 1) return refuse(response, 504, 'timed_out', 'wait_timed_out', 'not yet')
-      if (round === 2) return void fake.down().then(fake.up)
+      if (round === 2) return void fake.down().then(() => fake.up())
       if (round === 3) return refuse(response, 503, 'unavailable', 'starting', 'starting')
       return ended(5)
     },
@@ -200,6 +200,21 @@ test('wait asks again after a timeout and while the daemon restarts, and prints 
   assert.equal(ran.exitCode, 0)
   assert.equal(ran.stdout, '5\n')
   assert.match(ran.stderr, /^berth: the daemon at .* is away; waiting for it to come back\n$/)
+})
+
+test('wait takes a refused connection for a restart', async t => {
+  const fake = await startFakeDaemon(t, { [`GET /v1/sandboxes/${id}/wait`]: () => ended(5) }, { tcp: true })
+  const port = Number(new URL(fake.url).port)
+  await fake.down()
+  const waiting = run(fake, ['wait', id], {
+    stderr: new Writable({
+      write (chunk, _encoding, done) {
+        if (chunk.length === 0) done()
+        else void fake.up(port).then(() => done())
+      },
+    }),
+  })
+  assert.deepEqual(await waiting, { exitCode: 0, stdout: '5\n', stderr: '' })
 })
 
 test('events are printed page by page, and followed across a broken connection', async t => {

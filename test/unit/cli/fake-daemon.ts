@@ -30,7 +30,8 @@ export interface FakeDaemon {
   /** Of one method and path. */
   callsTo: (key: string) => Call[]
   down: () => Promise<void>
-  up: () => Promise<void>
+  /** At the same address as before when given its port. */
+  up: (port?: number) => Promise<void>
 }
 
 export const id = 'sbx_4k2m9tq7t1c8v3h5npaa'
@@ -76,9 +77,9 @@ export async function startFakeDaemon (t: TestContext, routes: Record<string, Ha
   const socket = join(dir, 's')
   let server: http.Server | undefined
   const fake: FakeDaemon = { socket, url: '', routes, calls: [], callsTo: key => fake.calls.filter(call => `${call.method} ${call.path}` === key), up, down }
-  async function up (): Promise<void> {
+  async function up (port = 0): Promise<void> {
     server = http.createServer((request, response) => { void answer(fake, request, response) })
-    if (options.tcp) server.listen(0, '127.0.0.1')
+    if (options.tcp) server.listen(port, '127.0.0.1')
     else server.listen(socket)
     await once(server, 'listening')
     if (options.tcp) fake.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`

@@ -94,7 +94,7 @@ test('run survives a daemon that goes away and comes back', async t => {
     [logs]: (_call, response) => {
       if (isBack) return void response.end(line(2, 'after'))
       isBack = true
-      response.write(line(1, 'before'), () => { void fake.down().then(fake.up) })
+      response.write(line(1, 'before'), () => { void fake.down().then(() => fake.up()) })
     },
     [get]: () => ended(3),
   })
@@ -108,7 +108,7 @@ test('a create whose answer was lost is repeated with the same key', async t => 
     'POST /v1/sandboxes': (_call, response) => {
       switch (fake.calls.length) {
         case 1: return void response.destroy()
-        case 2: return void fake.down().then(fake.up)
+        case 2: return void fake.down().then(() => fake.up())
         case 3: return void response.writeHead(200, { 'content-length': 1000 }).write('{"id"', () => response.destroy())
         case 4: return refuse(response, 409, 'conflict', 'idempotency_key_in_use', 'still under way')
         default: return sandbox()
