@@ -5,8 +5,8 @@ import { once } from 'node:events'
 import { request } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import pc from 'picocolors'
 import { repo } from './checks.ts'
+import { pc } from './print.ts'
 
 export const interruption = new AbortController()
 

@@ -6,11 +6,11 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import pc from 'picocolors'
 import type { LogRecord } from '../src/schemas/log.ts'
 import type { Sandbox } from '../src/schemas/sandbox.ts'
 import { berth, endDaemon, endDaemons, interruption, lastLogLines, reclaim, show, startDaemon, step, type Places } from './demo-steps.ts'
 import { rememberHost } from './leftovers.ts'
+import { pc } from './print.ts'
 
 const image = 'berth/base'
 const lineCount = 60

@@ -1,7 +1,10 @@
 /** How checks and tests look on a terminal and in a log. */
-import pc from 'picocolors'
+import picocolors from 'picocolors'
 import type { CheckResult } from './checks.ts'
 import type { FileResult } from './suite.ts'
+
+// Plain in a pipe, in CI too, where picocolors would take colours to be wanted.
+export const pc = picocolors.createColors(process.stdout.isTTY === true && picocolors.isColorSupported)
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`
 const mark = (ok: boolean): string => ok ? pc.green('ok    ') : pc.red('FAILED')
