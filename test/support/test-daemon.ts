@@ -32,7 +32,7 @@ export interface Answer<T = Record<string, never>> {
   text: string
 }
 
-const readyWithinMs = 20_000
+const readyWithinMs = 60_000
 const endsWithinMs = 60_000
 
 export class TestDaemon {
