@@ -10,7 +10,7 @@ import { after, before, test } from 'node:test'
 const berth = join(import.meta.dirname, '../../bin/berth')
 const image = 'berth/base'
 const idPattern = /^sbx_[a-z0-9]{20}\n$/
-const startLimitMs = 30_000
+const startLimitMs = 120_000
 
 interface Ran {
   exitCode: number | null
