@@ -69,7 +69,9 @@ async function runFile (file: string, { grep, timeoutMs = defaultTimeoutMs }: Su
   const open: string[] = []
   let output = ''
   let crash: TestCase | undefined
-  const stream = run({ files: [path], cwd: repo, timeout: timeoutMs, isolation: 'process', concurrency: 1, testNamePatterns: grep })
+  // Node's own timeout is for each test; a file that has run its tests and does not end is ended by the signal.
+  const signal = AbortSignal.timeout(timeoutMs)
+  const stream = run({ files: [path], cwd: repo, signal, isolation: 'process', concurrency: 1, testNamePatterns: grep })
   for await (const { type, data } of stream) {
     if (type === 'test:stdout' || type === 'test:stderr') output += data.message
     else if (type === 'test:start') open[data.nesting] = data.name
@@ -77,7 +79,7 @@ async function runFile (file: string, { grep, timeoutMs = defaultTimeoutMs }: Su
       const event = data as TestEvent
       // Node reports the file itself as a test when it ran none, or ended badly.
       if (event.name === path) {
-        if (type === 'test:fail') crash = { name: `${file} runs to its end`, outcome: 'failed', durationMs: event.details.duration_ms, detail: explain(event.details.error) }
+        if (type === 'test:fail') crash = { name: `${file} runs to its end`, outcome: 'failed', durationMs: event.details.duration_ms, detail: signal.aborted ? `it did not end within ${timeoutMs / 1000} s` : explain(event.details.error) }
         continue
       }
       const test = toTestCase(type === 'test:pass', [...open.slice(0, event.nesting), event.name].join(' › '), event)
