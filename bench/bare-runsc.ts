@@ -1,0 +1,127 @@
+/** The runtime as a user runs it by hand: the same bundle as ours, runsc's own cgroup handling, no daemon, no monitor. */
+import { randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { mkdir, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { mountOverlay, unmount } from '../src/host/mount.ts'
+import { runtimeProfiles } from '../src/host/oci-runtime.ts'
+import type { Template } from './berth-daemon.ts'
+import { mustRun, runChild } from './child.ts'
+import { mustBe, timed, type Contestant } from './contestant.ts'
+
+export interface BareRunscOptions {
+  dir: string
+  path: string
+  /** Bundles of ours: one that runs echo, one that idles. */
+  echo: Template
+  idle: Template
+}
+
+interface BareProcess { args: string[] }
+
+export class BareRunsc implements Contestant {
+  readonly name = 'bare'
+  readonly #options: BareRunscOptions
+  readonly #globalArgs: string[]
+  readonly #cgroupParent = `/berth-bench-${randomBytes(4).toString('hex')}`
+  readonly #ids = new Set<string>()
+
+  constructor (options: BareRunscOptions) {
+    this.#options = options
+    const flags = runtimeProfiles['runsc']?.globalArgs ?? []
+    this.#globalArgs = ['--root', join(options.dir, 'root'), ...flags.filter(flag => flag !== '--ignore-cgroups')]
+  }
+
+  async runEcho (): Promise<number> {
+    const id = await this.#prepare(this.#options.echo)
+    let stdout = ''
+    const durationMs = await timed(async () => { stdout = (await this.#runsc('run', '--bundle', this.#bundle(id), id)).stdout })
+    mustBe('the output of echo', stdout, 'hi\n')
+    await this.#release(id)
+    return durationMs
+  }
+
+  /** Makes a bundle with its overlay mounted; that is outside of every time. */
+  async prepareIdle (): Promise<string> {
+    return await this.#prepare(this.#options.idle)
+  }
+
+  /** Runs a prepared bundle detached; answers when its process runs. */
+  async startPrepared (id: string): Promise<void> {
+    await this.#runscQuietly('run', '--detach', '--pid-file', this.#pidFile(id), '--bundle', this.#bundle(id), id)
+  }
+
+  async startIdle (): Promise<string> {
+    const id = await this.prepareIdle()
+    await this.startPrepared(id)
+    return id
+  }
+
+  async execTrue (id: string): Promise<number> {
+    return await timed(() => this.#runsc('exec', '--process', join(this.#bundle(id), 'exec.json'), id))
+  }
+
+  async remove (id: string): Promise<number> {
+    const durationMs = await timed(async () => {
+      const pid = Number(await readFile(this.#pidFile(id), 'latin1'))
+      await this.#runsc('kill', id, 'KILL')
+      // runsc takes a zombie for alive: wait until it is reaped.
+      while (existsSync(`/proc/${pid}`)) await delay(1)
+      await this.#runsc('delete', id)
+    })
+    await this.#release(id)
+    return durationMs
+  }
+
+  /** Ends and removes whatever is left. */
+  async close (): Promise<void> {
+    for (const id of [...this.#ids]) {
+      await runChild(this.#options.path, [...this.#globalArgs, 'delete', '--force', id])
+      await this.#release(id)
+    }
+    for (const hierarchy of await readdir('/sys/fs/cgroup')) {
+      const parent = join('/sys/fs/cgroup', hierarchy, this.#cgroupParent)
+      for (const child of await readdir(parent).catch(() => [])) await rmdir(join(parent, child)).catch(() => {})
+      await rmdir(parent).catch(() => {})
+    }
+    await rmdir(join('/sys/fs/cgroup', this.#cgroupParent)).catch(() => {})
+  }
+
+  async #prepare (template: Template): Promise<string> {
+    const id = `bare-${randomBytes(8).toString('hex')}`
+    this.#ids.add(id)
+    const dir = this.#bundle(id)
+    const overlay = { lowerDirs: template.lowerDirs, upperDir: join(dir, 'upper'), workDir: join(dir, 'work'), target: join(dir, 'rootfs') }
+    for (const path of [overlay.upperDir, overlay.workDir, overlay.target]) await mkdir(path, { recursive: true })
+    const { process, linux } = template.config as { process: BareProcess, linux: object }
+    const config = { ...template.config, root: { path: overlay.target, readonly: false }, linux: { ...linux, cgroupsPath: `${this.#cgroupParent}/${id}` } }
+    await writeFile(join(dir, 'config.json'), JSON.stringify(config))
+    await writeFile(join(dir, 'exec.json'), JSON.stringify({ ...process, args: ['true'] }))
+    mountOverlay(overlay)
+    return id
+  }
+
+  async #release (id: string): Promise<void> {
+    await unmount(join(this.#bundle(id), 'rootfs'))
+    await rm(this.#bundle(id), { recursive: true, force: true })
+    this.#ids.delete(id)
+  }
+
+  #runsc (...args: string[]) {
+    return mustRun(this.#options.path, [...this.#globalArgs, ...args])
+  }
+
+  /** Without pipes, which a detached container would hold open. */
+  #runscQuietly (...args: string[]) {
+    return mustRun(this.#options.path, [...this.#globalArgs, ...args], { stdio: 'ignore' })
+  }
+
+  #bundle (id: string): string {
+    return join(this.#options.dir, 'bundles', id)
+  }
+
+  #pidFile (id: string): string {
+    return join(this.#bundle(id), 'pid')
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * npm run bench [-- --n 15] [--only echo,exec,…] [--json]: ours, bare runsc, and podman's REST API where installed, interleaved in one run.
+ * A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
+ */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { findProgram } from '../src/host/programs.ts'
+import { ResourceStack } from '../src/lib/resource-stack.ts'
+import { BareRunsc } from './bare-runsc.ts'
+import { BerthDaemon, readTemplate } from './berth-daemon.ts'
+import type { Contestant } from './contestant.ts'
+import { measureAdoption, measureConcurrentStarts, measureList, measureMemory } from './fleet-scenarios.ts'
+import { readMachineFacts } from './machine.ts'
+import { PodmanService } from './podman-service.ts'
+import { judge, printMachine, printTable, type Row } from './report.ts'
+import { measureDelete, measureEcho, measureExec } from './single-scenarios.ts'
+
+const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption'] as const
+type ScenarioName = typeof scenarioNames[number]
+
+const wholeDeadlineMs = 30 * 60_000
+const fleetRounds = 3
+
+interface Options { n: number, only: readonly ScenarioName[], isJson: boolean }
+
+function readOptions (): Options {
+  const { values } = parseArgs({ options: { n: { type: 'string', default: '15' }, only: { type: 'string', default: scenarioNames.join(',') }, json: { type: 'boolean', default: false } } })
+  const n = Number(values.n)
+  if (!Number.isInteger(n) || n < 1 || n > 1000) throw new Error('--n takes a whole number from 1 to 1000')
+  const only = values.only.split(',') as ScenarioName[]
+  const unknown = only.filter(name => !scenarioNames.includes(name))
+  if (unknown.length > 0) throw new Error(`--only takes some of ${scenarioNames.join(',')}; there is no ${unknown.join(', ')}`)
+  return { n, only, isJson: values.json }
+}
+
+interface Bench {
+  options: Options
+  stack: ResourceStack
+  dir: string
+  signal: AbortSignal
+  programs: Record<'runsc' | 'conmon' | 'catatonit' | 'podman', string | undefined>
+  progress: (text: string) => void
+}
+
+/** Scenarios that compare: one daemon, one bare runtime, one podman, side by side. */
+async function compare (bench: Bench): Promise<{ rows: Row[], podman: string }> {
+  const { options: { n, only }, stack, dir, signal, programs, progress } = bench
+  if (!only.some(name => ['echo', 'exec', 'delete', 'concurrent'].includes(name))) return { rows: [], podman: 'not asked' }
+  const ours = await startDaemon(bench, 'ours')
+  const echo = await readTemplate(ours, ['echo', 'hi'])
+  const bare = await stack.acquire('bare runsc', async () => new BareRunsc({ dir: join(dir, 'bare'), path: programs.runsc ?? '', echo, idle: await readTemplate(ours) }), made => made.close())
+  const contestants: Contestant[] = [ours, bare]
+  const { podman } = programs
+  if (podman) {
+    const service = new PodmanService({
+      dir: join(dir, 'podman'),
+      podman,
+      runsc: programs.runsc ?? '',
+      init: programs.catatonit ?? '',
+      rootfsDir: echo.lowerDirs.at(-1) ?? '',
+      limits: (echo.config['linux'] as { resources: { memory: object, cpu: object, pids: object } }).resources,
+    })
+    stack.defer('podman', () => service.close())
+    await service.start()
+    contestants.push(service)
+  }
+  const rows: Row[] = []
+  const scenarios: ReadonlyArray<[ScenarioName, () => Promise<Row>]> = [
+    ['echo', () => measureEcho(contestants, { n, signal })],
+    ['exec', () => measureExec(contestants, { n, signal })],
+    ['delete', () => measureDelete(contestants, { n, signal })],
+    ['concurrent', () => measureConcurrentStarts(ours, bare, { rounds: fleetRounds, signal })],
+  ]
+  for (const [name, measure] of scenarios.filter(([name]) => only.includes(name))) {
+    progress(name)
+    rows.push(await measure())
+  }
+  return { rows, podman: podman ? 'its REST API, with the same runsc, userland, limits and init' : 'not installed' }
+}
+
+/** Scenarios of ours alone, each on a daemon that has seen nothing else. */
+async function measureOurs (bench: Bench): Promise<Row[]> {
+  const { options: { n, only }, stack, dir, signal, progress } = bench
+  const rows: Row[] = []
+  if (only.includes('list')) {
+    progress('list')
+    const daemon = await stack.acquire('the daemon of the list', () => new BerthDaemon(join(dir, 'list')), made => made.close())
+    rows.push(await measureList(daemon, { n, signal }))
+  }
+  if (only.includes('memory') || only.includes('adoption')) {
+    const daemon = await startDaemon(bench, 'fleet')
+    progress('memory')
+    const memory = await measureMemory(daemon, { signal })
+    if (only.includes('memory')) rows.push(memory)
+    if (only.includes('adoption')) {
+      progress('adoption')
+      rows.push(await measureAdoption(daemon, { running: 20, rounds: fleetRounds, signal }))
+    }
+  }
+  return rows
+}
+
+async function startDaemon ({ stack, dir }: Bench, name: string): Promise<BerthDaemon> {
+  const daemon = new BerthDaemon(join(dir, name))
+  stack.defer(`the daemon ${name}`, () => daemon.close())
+  await daemon.start()
+  return daemon
+}
+
+async function main (): Promise<number> {
+  const options = readOptions()
+  if (process.getuid?.() !== 0) throw new Error('the benchmark mounts and starts sandboxes: run it as root')
+  const stopping = new AbortController()
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stopping.abort(new Error(`ended by ${signal}`)))
+  const names = ['runsc', 'conmon', 'catatonit', 'podman'] as const
+  const programs = Object.fromEntries(await Promise.all(names.map(async name => [name, await findProgram(name)]))) as Bench['programs']
+  const stack = new ResourceStack({ releaseDeadlineMs: 180_000 })
+  const dir = await stack.acquire('directory', () => mkdtemp(join(tmpdir(), 'berth-bench-')), path => rm(path, { recursive: true, force: true }))
+  const progress = (text: string) => { process.stderr.write(`bench: ${new Date().toISOString().slice(11, 19)} ${text}\n`) }
+  const bench = { options, stack, dir, programs, progress, signal: AbortSignal.any([stopping.signal, AbortSignal.timeout(wholeDeadlineMs)]) }
+  try {
+    const machine = await readMachineFacts(programs)
+    if (!options.isJson) printMachine(machine, options.n)
+    if (!programs.podman) progress('podman: not installed')
+    const { rows, podman } = await compare(bench)
+    const outcomes = [...rows, ...await measureOurs(bench)].map(judge)
+    if (options.isJson) process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes }, null, 2)}\n`)
+    else printTable(outcomes, podman)
+    return 0
+  } finally {
+    progress('cleaning up')
+    for (const { name, error } of await stack.release()) {
+      process.exitCode = 1
+      process.stderr.write(`bench: ${name} could not be released: ${String(error)}\n`)
+    }
+  }
+}
+
+try {
+  process.exitCode = await main() || process.exitCode
+} catch (error) {
+  process.stderr.write(`bench: ${(error as Error).message}\n`)
+  process.exitCode = 1
+}

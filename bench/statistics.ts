@@ -1,0 +1,13 @@
+/** The middle value; the mean of the two middle ones when their number is even. NaN for nothing. */
+export function median (values: readonly number[]): number {
+  return quantile(values, 0.5)
+}
+
+/** A quantile by linear interpolation between neighbours. */
+export function quantile (values: readonly number[], share: number): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  const place = (sorted.length - 1) * share
+  const below = sorted[Math.floor(place)] ?? NaN
+  const above = sorted[Math.ceil(place)] ?? NaN
+  return below + (above - below) * (place - Math.floor(place))
+}
