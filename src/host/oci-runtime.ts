@@ -3,10 +3,11 @@
  * What differs between runsc and runc is data: a profile. Only this file reads their exit codes and messages.
  */
 import type { ChildProcess } from 'node:child_process'
-import { readFile, rm, writeFile } from 'node:fs/promises'
+import { access, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BerthError } from '../errors.ts'
+import { pollUntil } from '../lib/poll.ts'
 import { cleanEnv, runCommand, signalName, type CommandResult } from './command.ts'
 import { RuntimeRefusal, startMonitored, type Monitored } from './conmon.ts'
 import type { OciProcess } from './oci-spec.ts'
@@ -37,6 +38,8 @@ export interface AttachedProcess {
   child: ChildProcess
   /** Resolves when the client has ended, with what that means. Output may still be in the pipes. */
   ended: Promise<{ exitCode: number, signal?: string }>
+  /** Resolves with true when the process inside has started, with false when it was refused: then what the client wrote is the runtime's own. */
+  hasStarted: () => Promise<boolean>
 }
 
 /** What sets one runtime apart. */
@@ -185,7 +188,8 @@ export class CommandRuntime implements OciRuntime {
       child.once('error', reject)
       child.once('exit', (code, signal) => resolve(code ?? (signal === 'SIGKILL' ? 137 : 128)))
     })
-    return { child, ended: ended.then(code => this.#classifyExecEnd(code, errorPath)) }
+    const classified = ended.then(code => this.#classifyExecEnd(code, errorPath))
+    return { child, ended: classified, hasStarted: () => hasStarted(this.#pidPath(places), classified) }
   }
 
   async execMonitored (places: ExecPlaces, process: OciProcess, signal?: AbortSignal): Promise<Monitored> {
@@ -265,10 +269,11 @@ const refusals: ReadonlyArray<{ pattern: RegExp, code: string, message: string }
 /** Turns a runtime's refusal into an error for the client where the client caused it; everything else stays internal with its cause. */
 export function refusalError (error: unknown, program: string): Error {
   if (!(error instanceof RuntimeRefusal)) return error as Error
-  if (saysUnknown(error.message) && !/executing command|exec failed|starting container process/.test(error.message)) {
+  const isProgramRefused = /executing command|(start|starting) container process/.test(error.message)
+  if (!isProgramRefused && (saysUnknown(error.message) || saysStopped(error.message))) {
     return new BerthError('conflict', 'sandbox_not_running', 'the sandbox has no running container; start it first', { cause: error })
   }
-  if (/executing command|exec failed|starting container process/.test(error.message)) {
+  if (isProgramRefused) {
     const refusal = refusals.find(({ pattern }) => pattern.test(error.message))
     if (refusal) return new BerthError('invalid_argument', refusal.code, refusal.message, { cause: error })
   }
@@ -277,6 +282,10 @@ export function refusalError (error: unknown, program: string): Error {
 
 function saysUnknown (stderr: string): boolean {
   return /file does not exist|does not exist|no such container|loading (container|sandbox)/i.test(stderr)
+}
+
+function saysStopped (stderr: string): boolean {
+  return /in state stopped|in a stopped container/i.test(stderr)
 }
 
 function saysCreated (stderr: string): boolean {
@@ -295,6 +304,16 @@ function lastLoggedError (log: string): string | undefined {
     } catch { /* a torn line */ }
   }
   return undefined
+}
+
+const pidFileDeadlineMs = 10_000
+
+/** The client writes the pid file once the process has started; one that ended without a refusal had started too. */
+async function hasStarted (pidPath: string, ended: Promise<unknown>): Promise<boolean> {
+  let outcome: boolean | undefined
+  ended.then(() => { outcome = true }, () => { outcome = false })
+  await pollUntil(async () => outcome !== undefined || await access(pidPath).then(() => true, () => false), pidFileDeadlineMs)
+  return outcome ?? true
 }
 
 const pidFileRounds = 100

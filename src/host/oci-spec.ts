@@ -39,7 +39,7 @@ export interface SpecRequest {
   user: OciUser
   hostname: string
   rootfsDir: string
-  /** Host directory with `init` and `busybox`, seen inside as /.berth, read-only. */
+  /** Host directory with `init`, `idle` and `busybox`, seen inside as /.berth, read-only. */
   initDir: string
   cgroupPath: string
   limits: { cpuMillis: number, memoryBytes: number, pids: number, cgroupPids: number, cgroupMemoryBytes: number }
@@ -98,10 +98,9 @@ export function buildProcess (request: ProcessRequest): OciProcess {
   }
 }
 
-/** The arguments of pid 1: the program under init, or init alone, which reaps and waits. */
+/** The arguments of pid 1: the program under an init, or an init alone that reaps and waits. */
 export function initArgv (argv: readonly string[] | undefined): string[] {
-  const init = `${initMountPoint}/init`
-  return argv ? [init, '--', ...argv] : [init, '-P']
+  return argv ? [`${initMountPoint}/init`, '--', ...argv] : [`${initMountPoint}/idle`, '-P']
 }
 
 export function buildSpec (request: SpecRequest): Record<string, unknown> {

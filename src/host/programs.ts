@@ -8,16 +8,18 @@ import { CommandRuntime, runtimeProfiles, type OciRuntime } from './oci-runtime.
 
 export interface HostPrograms {
   conmon: string
-  /** catatonit: reaps, forwards signals, and can wait without a child. */
+  /** tini: pid 1 above a program; reaps, forwards signals, and exits as the program does (127 when there is none). */
   init: string
+  /** catatonit: pid 1 of a sandbox that idles; reaps, and needs no child. */
+  idle: string
   /** Statically linked. */
   busybox: string
 }
 
 /** @throws BerthError unavailable `program_not_found` with the command that mends it. */
 export async function discoverPrograms (): Promise<HostPrograms> {
-  const [conmon, init, busybox] = await Promise.all(['conmon', 'catatonit', 'busybox'].map(mustFindProgram))
-  return { conmon: conmon ?? '', init: init ?? '', busybox: busybox ?? '' }
+  const [conmon, init, idle, busybox] = await Promise.all([mustFindProgram('conmon'), mustFindProgram('tini-static'), mustFindProgram('catatonit'), mustFindProgram('busybox')])
+  return { conmon, init, idle, busybox }
 }
 
 /** The path of a program in the directories where a host keeps its own, or undefined. */

@@ -34,9 +34,12 @@ export async function runAttached (attached: AttachedProcess, options: AttachedO
   // The process may end without reading its input.
   child.stdin?.on('error', () => {})
   child.stdin?.end(options.stdin)
+  let isStarted: Promise<boolean> | undefined
+  const started = () => (isStarted ??= attached.hasStarted())
   const read = Promise.all([
     readAll(child.stdout, chunk => options.onOutput('stdout', chunk)),
-    readAll(child.stderr, chunk => options.onOutput('stderr', chunk)),
+    // Where the process was refused, what stands here is the runtime's complaint: the error says it better.
+    readAll(child.stderr, async chunk => { if (await started()) await options.onOutput('stderr', chunk) }),
   ])
   try {
     const end = await attached.ended

@@ -156,15 +156,6 @@ async function probeCgroups (host: HostView): Promise<HostCheckResult> {
   return ok([...new Set(found.values())].sort().join('+'))
 }
 
-async function probeInit (host: HostView): Promise<HostCheckResult> {
-  // The host's own tini is dynamically linked: it cannot start in an image without its libraries.
-  for (const program of ['tini-static', 'catatonit']) {
-    const result = await probeProgram(host, program)
-    if (result.status === 'ok') return ok(`${program} ${result.version ?? ''}`.trim())
-  }
-  return missing('neither tini-static nor catatonit is on PATH')
-}
-
 async function probeBusybox (host: HostView): Promise<HostCheckResult> {
   const result = await host.run('busybox', ['sh', '-c', 'busybox | busybox head -n 1'])
   if (result === undefined) return missing('there is no program busybox on PATH')
@@ -206,7 +197,9 @@ export function createHostChecks (host: HostView = thisHost): readonly HostCheck
     ['overlayfs', true, 'gives each sandbox its own layer over a shared image', 'sudo modprobe overlay', () => probeOverlay(host)],
     ['runsc', true, 'gVisor, the runtime of every sandbox', 'npm run setup', () => probeRunsc(host)],
     ['conmon', true, 'keeps logs and exit codes while the daemon is away', apt('conmon'), () => probeProgram(host, 'conmon', { minimum: minimumConmon })],
-    ['init', true, 'pid 1 of every sandbox, which reaps its processes', apt('tini catatonit'), () => probeInit(host)],
+    // The host's own tini is dynamically linked: it cannot start in an image without its libraries.
+    ['tini-static', true, 'pid 1 above the program of a sandbox', apt('tini'), () => probeProgram(host, 'tini-static')],
+    ['catatonit', true, 'pid 1 of a sandbox that idles', apt('catatonit'), () => probeProgram(host, 'catatonit')],
     ['busybox', true, 'the one program of the base image', apt('busybox-static'), () => probeBusybox(host)],
     ['runc', false, 'the runtime of sandboxes that ask for it', apt('runc'), () => probeProgram(host, 'runc')],
     ['umoci', false, 'unpacks images in OCI layouts', apt('umoci'), () => probeProgram(host, 'umoci')],

@@ -232,10 +232,10 @@ async function writeSeed (record: SandboxRecord, places: SandboxPlaces): Promise
   await chown(workspace, record.process?.uid ?? 1000, record.process?.gid ?? 1000)
 }
 
-/** Puts the init and the helper program where every sandbox sees them, read-only. Replaced by rename: a running program is never overwritten. */
-export async function installInit (initDir: string, programs: { init: string, busybox: string }): Promise<void> {
+/** Puts the inits and the helper program where every sandbox sees them, read-only. Replaced by rename: a running program is never overwritten. */
+export async function installInit (initDir: string, { init, idle, busybox }: { init: string, idle: string, busybox: string }): Promise<void> {
   await mkdir(initDir, { recursive: true, mode: 0o755 })
-  for (const [name, source] of Object.entries(programs)) {
+  for (const [name, source] of Object.entries({ init, idle, busybox })) {
     const temporary = join(initDir, `.${name}.tmp`)
     await copyFile(source, temporary)
     await chmod(temporary, 0o755)
