@@ -30,7 +30,7 @@ export const checks: readonly Check[] = [
   { name: 'shell scripts parse (bash -n)', argv: ['bash', '-c', 'status=0; for file; do bash -n "$file" || status=1; done; exit $status', 'bash', ...shellScripts] },
 ]
 
-const checkTimeoutMs = 120_000
+const checkTimeoutMs = 300_000
 const checksAtOnce = 2
 
 // Redocly looks for a newer version of itself and reports its use unless told otherwise.
