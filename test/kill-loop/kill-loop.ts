@@ -63,7 +63,8 @@ async function killAgainAndAgain (daemon: TestDaemon, random: Random, options: K
   let whileStarting = 0
   for (let kill = 1; kill <= options.kills; kill++) {
     const isWhileStarting = random() < killsWhileStartingShare && kill < options.kills
-    await delay(random() * longestLifeMs)
+    // Squared: most of what can go wrong happens soon after a start.
+    await delay(random() ** 2 * longestLifeMs)
     await daemon.end('SIGKILL')
     options.onKill?.(kill)
     // The daemon's log is looked through for its readiness: it begins anew with each life.

@@ -3,9 +3,9 @@ import type { Sandbox } from '../../src/schemas/sandbox.ts'
 import { pick, type Random } from './random.ts'
 import type { SandboxCalls } from './sandbox-calls.ts'
 
-const printing = 'i=0; while [ ! -e /workspace/end ]; do echo "out $i"; echo "err $i" >&2; i=$((i+1)); sleep 0.05; done; echo "end $i"; exit 7'
-const ignoringTerm = 'trap "" TERM; while :; do sleep 0.05; done'
-const obeyingTerm = 'trap "exit 3" TERM; while :; do sleep 0.05; done'
+const printing = 'i=0; while [ ! -e /workspace/end ]; do echo "out $i"; echo "err $i" >&2; i=$((i+1)); sleep 0.2; done; echo "end $i"; exit 7'
+const ignoringTerm = 'trap "" TERM; while :; do sleep 0.2; done'
+const obeyingTerm = 'trap "exit 3" TERM; while :; do sleep 0.2; done'
 
 export interface Load {
   calls: SandboxCalls

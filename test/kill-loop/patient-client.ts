@@ -18,7 +18,7 @@ interface Request {
   key?: string
 }
 
-const retryPauseMs = 20
+const retryPauseMs = 50
 const patienceMs = 120_000
 
 export class PatientClient {
