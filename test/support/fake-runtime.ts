@@ -169,7 +169,7 @@ export class FakeRuntime implements OciRuntime {
   #execIn (places: ExecPlaces, process: OciProcess, read: () => Promise<string>, write: (stream: 'stdout' | 'stderr', output: string) => void): FakeProcess {
     const container = this.#expect(places.containerId, ['running'])
     const refusal = refuse(process)
-    if (refusal !== undefined) throw refusalError(new RuntimeRefusal(`exec failed: ${refusal}`), 'fake')
+    if (refusal !== undefined) throw refusalError(new RuntimeRefusal(`exec failed: unable to start container process: ${refusal}`), 'fake')
     const running = this.#spawn(container, process.args, read, write)
     container.execs.add(running)
     this.#execs.set(places.execId, running)
