@@ -9,7 +9,7 @@ const unitStartedAt = performance.now()
 const failedFiles: Parameters<typeof printFile>[0][] = []
 const files = await runFiles(findTestFiles('test/unit'), {
   concurrency: 2,
-  timeoutMs: 60_000,
+  timeoutMs: 180_000,
   report: (result) => { if (result.tests.some(({ outcome }) => outcome === 'failed')) failedFiles.push(result) },
 })
 const testCount = files.flatMap(({ tests }) => tests).length
