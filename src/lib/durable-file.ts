@@ -1,4 +1,4 @@
-import { open, rename, rm } from 'node:fs/promises'
+import { open, readFile, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
 /**
@@ -23,5 +23,18 @@ export async function writeDurably (path: string, content: string, mode = 0o600)
     await dir.sync()
   } finally {
     await dir.close()
+  }
+}
+
+/** The JSON in a file, or undefined when there is no such file or it holds none. Throws when it cannot be read: that is no proof that it is not there. */
+export async function readJson (path: string): Promise<unknown> {
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return ''
+    throw error
+  })
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
   }
 }

@@ -1,8 +1,8 @@
 /** The record of a detached exec on disk. */
-import { readFile } from 'node:fs/promises'
-import { writeDurably } from '../../lib/durable-file.ts'
+import { readJson, writeDurably } from '../../lib/durable-file.ts'
 import type { ProcessIdentity } from '../../host/process.ts'
 import type { Exec } from '../../schemas/exec.ts'
+import { assertRecordVersion } from '../sandboxes/sandbox-record.ts'
 
 export interface ExecRecord {
   version: 1
@@ -16,12 +16,9 @@ export async function writeExecRecord (path: string, record: ExecRecord): Promis
   await writeDurably(path, JSON.stringify(record))
 }
 
-/** The record, or undefined when there is none that can be read. */
+/** The record, or undefined when there is none or it cannot be understood. Throws as readRecord of a sandbox does. */
 export async function readExecRecord (path: string): Promise<ExecRecord | undefined> {
-  try {
-    const record = JSON.parse(await readFile(path, 'utf8')) as ExecRecord
-    return record.version === 1 ? record : undefined
-  } catch {
-    return undefined
-  }
+  const record = await readJson(path) as Partial<ExecRecord> | undefined
+  assertRecordVersion(record)
+  return record?.exec === undefined ? undefined : record as ExecRecord
 }

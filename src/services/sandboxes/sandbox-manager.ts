@@ -36,6 +36,8 @@ export interface SandboxFilter {
 
 export const resourceDefaults = Object.freeze({ cpuMillis: 2000, memoryBytes: 2 * 1024 ** 3, pids: 512 })
 const defaultPageSize = 100
+/** A day of deleted sandboxes has more records than a process may have files open. */
+const maxOpenRecords = 64
 
 /** Every sandbox of this host: makes them, finds them, and hands each operation to the one it is for. */
 export class SandboxManager {
@@ -57,11 +59,13 @@ export class SandboxManager {
   async open (): Promise<void> {
     const { places } = this.#options
     const ids = await readdir(places.sandboxesDir)
-    await Promise.all(ids.map(async id => {
-      const record = await readRecord(places.sandbox(id).recordPath)
-      if (record?.id === id) this.#add(record)
-      else await this.#setAside(id)
-    }))
+    while (ids.length > 0) {
+      await Promise.all(ids.splice(0, maxOpenRecords).map(async id => {
+        const record = await readRecord(places.sandbox(id).recordPath)
+        if (record?.id === id) this.#add(record)
+        else await this.#setAside(id)
+      }))
+    }
   }
 
   /** @throws BerthError as the request, the image or the host make necessary; nothing is left then. */

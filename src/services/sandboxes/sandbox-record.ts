@@ -1,6 +1,6 @@
 /** The record of a sandbox on disk: what is wanted, what is so, and what a daemon that starts must know to go on. */
-import { readFile } from 'node:fs/promises'
-import { writeDurably } from '../../lib/durable-file.ts'
+import { BerthError } from '../../errors.ts'
+import { readJson, writeDurably } from '../../lib/durable-file.ts'
 import type { ProcessIdentity } from '../../host/process.ts'
 import type { EndReason, Leak, Resources, Sandbox, SandboxEnd, SandboxStatus, StepTiming } from '../../schemas/sandbox.ts'
 
@@ -79,12 +79,19 @@ export async function writeRecord (path: string, record: SandboxRecord): Promise
   await writeDurably(path, JSON.stringify(record))
 }
 
-/** The record, or undefined when there is none or it cannot be understood (which only a failing disk brings about). */
+/**
+ * The record, or undefined when there is none or it cannot be understood (which only a failing disk brings about).
+ *
+ * @throws what reading throws, and BerthError internal `record_too_new`: the sandbox is there all the same.
+ */
 export async function readRecord (path: string): Promise<SandboxRecord | undefined> {
-  try {
-    const record = JSON.parse(await readFile(path, 'utf8')) as SandboxRecord
-    return record.version === 1 && typeof record.id === 'string' ? record : undefined
-  } catch {
-    return undefined
-  }
+  const record = await readJson(path) as Partial<SandboxRecord> | undefined
+  assertRecordVersion(record)
+  return typeof record?.id === 'string' ? record as SandboxRecord : undefined
+}
+
+/** @throws BerthError internal `record_too_new`: taken for missing, it would be removed with all it describes. */
+export function assertRecordVersion (record: { version?: number } | undefined): void {
+  if (record?.version === undefined || record.version <= 1) return
+  throw new BerthError('internal', 'record_too_new', 'the state directory was last used by a newer Berth; run that version or a later one')
 }
