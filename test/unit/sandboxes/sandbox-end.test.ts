@@ -31,7 +31,7 @@ for (const [name, facts, expected] of cases) {
     const end = classifyEnd({ at, exitCode: undefined, stopReason: undefined, oomKills: 0, peakMemoryBytes: undefined, hasHostRestarted: false, ...facts })
     assert.equal(end.at, at)
     for (const [key, value] of Object.entries(expected)) assert.deepEqual(end[key as keyof SandboxEnd], value, `${key} of ${JSON.stringify(end)}`)
-    assert.ok(!Object.values(end).includes(undefined), 'what is not known is not there')
+    assert.ok(Object.values(end).every(value => value !== undefined), 'what is not known is not there')
   })
 }
 
