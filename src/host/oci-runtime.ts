@@ -277,11 +277,19 @@ export function refusalError (error: unknown, program: string): Error {
     const refusal = refusals.find(({ pattern }) => pattern.test(error.message))
     if (refusal) return new BerthError('invalid_argument', refusal.code, refusal.message, { cause: error })
   }
+  if (saysSandboxGone(error.message)) {
+    return new BerthError('conflict', 'sandbox_ended', 'the sandbox ended while the process ran; its `end` says why', { cause: error })
+  }
   return new Error(`${program} refused: ${error.message}`, { cause: error })
 }
 
 function saysUnknown (stderr: string): boolean {
   return /file does not exist|does not exist|no such container|loading (container|sandbox)/i.test(stderr)
+}
+
+/** runsc's client lost its sandbox while it waited for a process. */
+function saysSandboxGone (stderr: string): boolean {
+  return /waiting on pid/i.test(stderr)
 }
 
 function saysStopped (stderr: string): boolean {

@@ -152,6 +152,8 @@ export class DetachedExec {
 
   async #settleOnce (): Promise<void> {
     const exitCode = await readExitCode(this.#places.exitDir, this.#places.containerId)
+    // The client of a sandbox that went away may leave its code before the sandbox is seen to have ended.
+    if (exitCode === runtimeFailure) await pollUntil(async () => this.#parts.sandbox.hasEnded, sandboxEndDeadlineMs)
     this.close()
     const { exec } = this
     exec.endedAt = new Date().toISOString()
@@ -176,6 +178,7 @@ export class DetachedExec {
 }
 
 const runtimeFailure = 128
+const sandboxEndDeadlineMs = 1000
 
 function recordPath (places: ExecPlaces): string {
   return join(places.dir, 'exec.json')

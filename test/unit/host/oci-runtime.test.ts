@@ -12,6 +12,7 @@ const captured: Array<{ said: string, code: string | undefined }> = [
   { code: 'command_not_executable', said: 'executing processes for container: executing command "/etc/plain" in sandbox: failed to load /etc/plain: permission denied' },
   { code: 'working_dir_not_found', said: 'executing processes for container: executing command "true" in sandbox: failed to find initial working directory "/no/such": no such file or directory' },
   { code: 'sandbox_not_running', said: 'loading container: file does not exist' },
+  { code: 'sandbox_ended', said: 'waiting on pid 2: waiting on PID 2 in sandbox "sbx_1": urpc method "containerManager.WaitPID" failed: EOF' },
   { code: undefined, said: 'starting container: cannot start container "sbx_1" in state running' },
   { code: undefined, said: 'cannot delete container that is not stopped without --force flag' },
   { code: 'command_not_found', said: 'exec failed: unable to start container process: exec: "no-such": executable file not found in $PATH' },
