@@ -20,7 +20,7 @@ export function rememberHost (tempDir: string): LeftoverScan {
   const before = new Set(cgroupDirs())
   const look = (): string[] => [
     ...mountPoints().filter((point) => point.startsWith(`${tempDir}/`)).map((point) => `mount: ${point}`),
-    ...processes().filter(({ cmdline }) => cmdline.includes(tempDir)).map(({ pid, cmdline }) => `process ${pid}: ${cmdline.slice(0, 200)}`),
+    ...processes().filter(({ pid }) => isOfRun(pid, tempDir)).map(({ pid, cmdline }) => `process ${pid}: ${cmdline.slice(0, 200)}`),
     ...cgroupDirs().filter((dir) => !before.has(dir) && !isOthers(dir, tempDir)).map((dir) => `control group: ${dir}`),
     ...(existsSync(tempDir) ? readdirSync(tempDir) : []).map((name) => `temporary file: ${tempDir}/${name}`),
   ]
@@ -47,10 +47,16 @@ function cgroupDirs (): string[] {
     .filter((dir) => !dir.endsWith('/berth'))
 }
 
-/** Whether a control group holds processes of which none belongs to this run: another daemon's on the same host. */
+/** Whether a process was started by this run: it names the run's directory, or inherited it. */
+function isOfRun (pid: number, tempDir: string): boolean {
+  return read(`/proc/${pid}/cmdline`).includes(tempDir) || read(`/proc/${pid}/environ`).split('\0').includes(`TMPDIR=${tempDir}`)
+}
+
+/** Whether a control group belongs to another daemon on the same host. An empty one may, while any other daemon or test runs. */
 function isOthers (dir: string, tempDir: string): boolean {
   const members = globSync([`${dir}/cgroup.procs`, `${dir}/**/cgroup.procs`]).flatMap((file) => read(file).split('\n')).filter((pid) => pid !== '')
-  return members.length > 0 && !members.some((pid) => read(`/proc/${pid}/cmdline`).includes(tempDir))
+  if (members.length > 0) return !members.some((pid) => isOfRun(Number(pid), tempDir))
+  return processes().some(({ pid, cmdline }) => /main\.(ts|js) serve|\.test\.ts|bench\/|kill-loop/.test(cmdline) && !isOfRun(pid, tempDir))
 }
 
 function processes (): { pid: number, cmdline: string }[] {
