@@ -60,7 +60,7 @@ async function * events (response: Response): AsyncGenerator<ExecEvent> {
 
 /** Stands in for a model: looks at what the last command did, and says the next one, or nothing when it is content. */
 function nextCommand (last: Observation | undefined): string | undefined {
-  if (!last) return 'cat fib.sh || echo "there is no fib.sh"'
+  if (!last) return 'cat fib.sh 2>/dev/null || echo "there is no fib.sh"'
   if (last.output.includes('there is no fib.sh')) return 'printf \'a=0 b=1\\nwhile [ $a -lt 100 ]; do echo $a; c=$((a + b)); a=$b; b=$c; done\\n\' > fib.sh; sh fib.sh'
   if (last.exitCode === 0 && last.output.endsWith('89\n')) return undefined
   return 'sh -x fib.sh'
