@@ -1,13 +1,12 @@
 /** The runtime as a user runs it by hand: the same bundle as ours, runsc's own cgroup handling, no daemon, no monitor. */
 import { randomBytes } from 'node:crypto'
-import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, rm, rmdir, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, rm, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { mountOverlay, unmount } from '../src/host/mount.ts'
 import { runtimeProfiles } from '../src/host/oci-runtime.ts'
 import type { Template } from './berth-daemon.ts'
-import { mustRun, runChild } from './child.ts'
+import { mustRun, runChild, type ChildEnd } from './child.ts'
 import { mustBe, timed, type Contestant } from './contestant.ts'
 
 export interface BareRunscOptions {
@@ -26,6 +25,8 @@ export class BareRunsc implements Contestant {
   readonly #globalArgs: string[]
   readonly #cgroupParent = `/berth-bench-${randomBytes(4).toString('hex')}`
   readonly #ids = new Set<string>()
+  /** Of those that run attached. */
+  readonly #clients = new Map<string, Promise<ChildEnd>>()
 
   constructor (options: BareRunscOptions) {
     this.#options = options
@@ -49,12 +50,15 @@ export class BareRunsc implements Contestant {
 
   /** Runs a prepared bundle detached; answers when its process runs. */
   async startPrepared (id: string): Promise<void> {
-    await this.#runscQuietly('run', '--detach', '--pid-file', this.#pidFile(id), '--bundle', this.#bundle(id), id)
+    await this.#runscQuietly('run', '--detach', '--bundle', this.#bundle(id), id)
   }
 
+  /** Runs a bundle under a client that stays, as its parent: init may take its time to reap a detached one, and runsc takes a zombie for alive. */
   async startIdle (): Promise<string> {
     const id = await this.prepareIdle()
-    await this.startPrepared(id)
+    const end = runChild(this.#options.path, [...this.#globalArgs, 'run', '--bundle', this.#bundle(id), id], { stdio: 'ignore', timeout: 0 })
+    this.#clients.set(id, end)
+    while (!(await runChild(this.#options.path, [...this.#globalArgs, 'state', id])).stdout.includes('"running"')) await delay(20)
     return id
   }
 
@@ -62,24 +66,26 @@ export class BareRunsc implements Contestant {
     return await timed(() => this.#runsc('exec', '--process', join(this.#bundle(id), 'exec.json'), id))
   }
 
+  /** Kills; the client sees the end, deletes the container and ends. */
   async remove (id: string): Promise<number> {
     const durationMs = await timed(async () => {
-      const pid = Number(await readFile(this.#pidFile(id), 'latin1'))
       await this.#runsc('kill', id, 'KILL')
-      // runsc takes a zombie for alive: wait until it is reaped.
-      while (existsSync(`/proc/${pid}`)) await delay(1)
-      await this.#runsc('delete', id)
+      await this.#clients.get(id)
     })
+    this.#clients.delete(id)
     await this.#release(id)
     return durationMs
   }
 
+  /** Ends and removes a detached one; nobody asks how quickly. */
+  async removeDetached (id: string): Promise<void> {
+    await runChild(this.#options.path, [...this.#globalArgs, 'delete', '--force', id])
+    await this.#release(id)
+  }
+
   /** Ends and removes whatever is left. */
   async close (): Promise<void> {
-    for (const id of [...this.#ids]) {
-      await runChild(this.#options.path, [...this.#globalArgs, 'delete', '--force', id])
-      await this.#release(id)
-    }
+    await Promise.all([...this.#ids].map(id => this.removeDetached(id)))
     for (const hierarchy of await readdir('/sys/fs/cgroup')) {
       const parent = join('/sys/fs/cgroup', hierarchy, this.#cgroupParent)
       for (const child of await readdir(parent).catch(() => [])) await rmdir(join(parent, child)).catch(() => {})
@@ -119,9 +125,5 @@ export class BareRunsc implements Contestant {
 
   #bundle (id: string): string {
     return join(this.#options.dir, 'bundles', id)
-  }
-
-  #pidFile (id: string): string {
-    return join(this.#bundle(id), 'pid')
   }
 }

@@ -9,14 +9,14 @@ export interface ChildEnd {
   stderr: string
 }
 
-export interface ChildOptions { stdio?: StdioOptions, env?: Record<string, string> }
+export interface ChildOptions { stdio?: StdioOptions, env?: Record<string, string>, timeout?: number }
 
 /**
  * Runs a program to its end with pipes for its output; SIGKILL after a minute.
  * A group of its own keeps Ctrl-C on the terminal from it: what it left has to be cleaned up in order.
  */
 export async function runChild (file: string, args: readonly string[], options: ChildOptions = {}): Promise<ChildEnd> {
-  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options, detached: true, timeout: childDeadlineMs, killSignal: 'SIGKILL' })
+  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], timeout: childDeadlineMs, ...options, detached: true, killSignal: 'SIGKILL' })
   const output = { stdout: '', stderr: '' }
   for (const name of ['stdout', 'stderr'] as const) child[name]?.setEncoding('utf8').on('data', (text: string) => { output[name] += text })
   const [exitCode] = await once(child, 'close') as [number | null]

@@ -28,7 +28,7 @@ export async function measureConcurrentStarts (ours: BerthDaemon, bare: BareRuns
   const measureBare = async () => {
     const ids = await allOf(concurrentStarts, () => bare.prepareIdle())
     const durationMs = await timed(() => Promise.all(ids.map(id => bare.startPrepared(id))))
-    for (const id of ids) await bare.remove(id)
+    await Promise.all(ids.map(id => bare.removeDetached(id)))
     samples.bare.push(concurrentStarts / durationMs * 1000)
   }
   for (let round = 0; round < options.rounds; round++) {
