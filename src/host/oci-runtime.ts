@@ -169,7 +169,9 @@ export class CommandRuntime implements OciRuntime {
   }
 
   async delete (id: string): Promise<void> {
-    const result = await this.#run(['delete', id])
+    let result = await this.#run(['delete', id])
+    // Where the monitor is gone too, a dead process counts as running until the host's init has reaped it.
+    if (saysAlive(result)) await pollUntil(async () => !saysAlive(result = await this.#run(['delete', id])), reapedWithinMs)
     if (result.exitCode !== 0 && !saysUnknown(result.stderr)) throw this.#failure('delete', result)
   }
 
@@ -298,6 +300,14 @@ function saysStopped (stderr: string): boolean {
 
 function saysCreated (stderr: string): boolean {
   return /in state created/i.test(stderr)
+}
+
+/** Some inits look for dead children only every few seconds. */
+const reapedWithinMs = 10_000
+
+/** A delete that is refused because the container is not stopped. */
+function saysAlive (result: CommandResult): boolean {
+  return result.exitCode !== 0 && /cannot delete container .*not stopped/i.test(result.stderr)
 }
 
 function saysEnded (stderr: string): boolean {
