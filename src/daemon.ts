@@ -130,6 +130,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   await writeFile(places.bootMarkerPath, '')
   const adoptedMs = Math.round(performance.now() - startedMs)
   const reclaimed = await reconciler.reclaimStrangers(sandboxes.all())
+  await sandboxes.removeUnreadable()
   logger.info({ adoptedMs, hasHostRestarted, sandboxes: sandboxes.countByStatus(), reclaimed }, 'the host is reconciled')
 
   if (config.reclaimAndExit) {

@@ -44,6 +44,8 @@ export class SandboxManager {
   readonly #options: SandboxManagerOptions
   readonly #sandboxes = new Map<string, SandboxLifecycle>()
   readonly #byIdempotencyKey = new Map<string, Promise<SandboxLifecycle>>()
+  /** Directories without a record that makes sense: creates that never began, and what a failing disk has left. */
+  readonly #unreadable = new Set<string>()
   readonly #startGate: Semaphore
   readonly #ladder: StepLadder
   #isClosed = false
@@ -55,7 +57,7 @@ export class SandboxManager {
     this.#ladder = new StepLadder({ steps, logger, onLeak: (record, step) => this.#append('sandbox.leak', record.id, { step }) })
   }
 
-  /** Reads every record from disk. A directory without one is a create that never began: it is removed. */
+  /** Reads every record from disk. */
   async open (): Promise<void> {
     const { places } = this.#options
     const ids = await readdir(places.sandboxesDir)
@@ -63,7 +65,7 @@ export class SandboxManager {
       await Promise.all(ids.splice(0, maxOpenRecords).map(async id => {
         const record = await readRecord(places.sandbox(id).recordPath)
         if (record?.id === id) this.#add(record)
-        else await this.#setAside(id)
+        else this.#unreadable.add(id)
       }))
     }
   }
@@ -189,6 +191,19 @@ export class SandboxManager {
     return { dir: this.#options.places.sandbox(id).dir, isEnded: () => sandbox.hasEnded || sandbox.record.deletedAt !== undefined }
   }
 
+  /** Removes the directories of sandboxes that have no record. What they held on the host must have been reclaimed. */
+  async removeUnreadable (): Promise<void> {
+    for (const id of this.#unreadable) {
+      this.#options.logger.warn({ sandboxId: id }, 'a sandbox directory without a readable record is removed')
+      try {
+        await this.#options.places.removeSandboxFiles(id)
+        await rm(this.#options.places.sandbox(id).dir, { recursive: true, force: true })
+      } catch (error) {
+        this.#options.logger.error({ sandboxId: id, err: error }, 'a sandbox directory without a readable record could not be removed')
+      }
+    }
+  }
+
   all (): SandboxLifecycle[] {
     return [...this.#sandboxes.values()]
   }
@@ -241,12 +256,6 @@ export class SandboxManager {
       // The record is the truth; a full disk must not keep a sandbox from being stopped.
       this.#options.logger.error({ sandboxId, type, err: error }, 'an event could not be written')
     }
-  }
-
-  async #setAside (id: string): Promise<void> {
-    this.#options.logger.warn({ sandboxId: id }, 'a sandbox directory without a readable record is removed')
-    await this.#options.places.removeSandboxFiles(id)
-    await rm(this.#options.places.sandbox(id).dir, { recursive: true, force: true })
   }
 
   #assertOpen (): void {
