@@ -239,10 +239,12 @@ export class SandboxLifecycle {
   }
 
   async #stopContainer (options: StopOptions): Promise<void> {
-    if (this.status === 'paused') await this.runtime.resume(this.record.id)
-    const wasRunning = this.status === 'running' || this.status === 'paused'
+    const wasPaused = this.status === 'paused'
+    const wasRunning = this.status === 'running' || wasPaused
     // The first reason wins.
     if (this.status !== 'stopping') await this.#state.move('stopping', { stopReason: this.record.stopReason ?? options.reason })
+    // Once it says `stopping`: a daemon that ends here leaves nothing that runs and is called paused.
+    if (wasPaused && !options.force) await this.runtime.resume(this.record.id)
     if (wasRunning && !options.force && !this.#hurry.signal.aborted) await this.#terminate(options.graceMs ?? defaultGraceMs)
     if (await this.#exitCode() === undefined) {
       await this.#parts.cgroups.killAll(this.record.id, await readContainerPid(this.#places().runDir))
