@@ -89,7 +89,13 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const idempotency = new IdempotencyStore({ db })
   const metrics = createMetrics()
 
-  const images = new ImageManager({ imagesDir: places.imagesDir, busyboxPath: programs.busybox, logger, dirRoots: config.imageDirRoots, privateDirs: [config.stateDir, config.runDir] })
+  const images = new ImageManager({
+    imagesDir: places.imagesDir,
+    busyboxPath: programs.busybox,
+    logger,
+    dirRoots: config.imageDirRoots,
+    privateDirs: [config.stateDir, config.runDir],
+  })
   stack.defer('images', () => images.settled())
   const network = new LoopbackNetwork()
   const logs = new LogReader()
@@ -206,7 +212,8 @@ async function proveSandbox (sandboxes: SandboxManager, execs: ExecManager): Pro
   const { exitCode, stdout } = await execs.run(id, { argv: ['sh', '-c', 'uname -r; dmesg | head -n 1'] })
   await sandboxes.remove(id, { force: true })
   const [kernel = '', firstMessage = ''] = stdout.trim().split('\n')
-  return { ok: exitCode === 0 && /gVisor/i.test(firstMessage), detail: `kernel ${kernel}: ${firstMessage.replace(/^\[[^\]]*\]\s*/, '')}`, durationMs: performance.now() - startedMs }
+  const ok = exitCode === 0 && /gVisor/i.test(firstMessage)
+  return { ok, detail: `kernel ${kernel}: ${firstMessage.replace(/^\[[^\]]*\]\s*/, '')}`, durationMs: performance.now() - startedMs }
 }
 
 async function makeDirectories (places: HostPlaces): Promise<void> {
@@ -245,7 +252,14 @@ async function stopAll (sandboxes: SandboxManager, logger: Logger): Promise<void
 }
 
 /** Ends and removes everything that belongs to these directories, and the directories' content. */
-async function reclaimAll (parts: { sandboxes: SandboxManager, images: ImageManager, reconciler: SandboxReconciler, cgroups: CgroupManager, places: HostPlaces, config: Config }): Promise<void> {
+async function reclaimAll (parts: {
+  sandboxes: SandboxManager
+  images: ImageManager
+  reconciler: SandboxReconciler
+  cgroups: CgroupManager
+  places: HostPlaces
+  config: Config
+}): Promise<void> {
   const { sandboxes, images, reconciler, cgroups, places, config } = parts
   await Promise.all(sandboxes.all().map(({ record }) => sandboxes.remove(record.id, { force: true })))
   const leaks = sandboxes.all().flatMap(({ record }) => record.leaks.map(({ step }) => `${record.id}: ${step}`))

@@ -114,7 +114,7 @@ function readFirstLine (pipe: Readable, signal?: AbortSignal): Promise<string> {
       pipe.destroy()
       settle()
     }
-    const onAbort = () => finish(() => reject(signal?.reason as Error))
+    const onAbort = () => finish(() => reject(new Error('conmon was not waited for', { cause: signal?.reason })))
     signal?.addEventListener('abort', onAbort)
     pipe.setEncoding('utf8')
     pipe.on('data', (chunk: string) => {

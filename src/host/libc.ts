@@ -9,10 +9,7 @@ const flockCall = libc.func('int flock(int fd, int operation)')
 const pipeCall = libc.func('int pipe2(int *fds, int flags)')
 
 // mount(2), flock(2) and open(2), Linux ABI
-export const MS_RDONLY = 1
-export const MS_NOSUID = 2
 export const MS_NODEV = 4
-export const MNT_DETACH = 2
 export const UMOUNT_NOFOLLOW = 8
 const LOCK_EX = 2
 const LOCK_NB = 4

@@ -56,7 +56,8 @@ export async function discoverRuntimes (options: DiscoverRuntimesOptions): Promi
       if (path && profile.name === options.defaultRuntime) problem = version ? `of this host is too old (${version}; ${profile.oldestRelease} or later is needed)` : 'of this host does not say its version'
       continue
     }
-    byName.set(profile.name, new CommandRuntime({ profile, path, root: options.runtimeRoot(profile.name), conmonPath: options.programs.conmon, joinCgroupPath: options.joinCgroupPath }))
+    const root = options.runtimeRoot(profile.name)
+    byName.set(profile.name, new CommandRuntime({ profile, path, root, conmonPath: options.programs.conmon, joinCgroupPath: options.joinCgroupPath }))
     infos.push({ name: profile.name, path, version, ...(profile.platform ? { platform: profile.platform } : {}), isDefault: profile.name === options.defaultRuntime })
   }
   if (!byName.has(options.defaultRuntime)) {

@@ -1,8 +1,15 @@
 import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { StepTiming } from '../schemas/sandbox.ts'
 import type { SandboxManager } from './sandboxes/sandbox-manager.ts'
 
+export interface Metrics {
+  registry: Registry
+  observeSetUp: (timings: readonly StepTiming[]) => void
+  countSandboxes: (sandboxes: SandboxManager) => void
+}
+
 /** The daemon's metrics, for Prometheus: its own process, sandboxes by status, set-up steps. HTTP adds its own. */
-export function createMetrics (): { registry: Registry, observeSetUp: (timings: ReadonlyArray<{ step: string, durationMs: number }>) => void, countSandboxes: (sandboxes: SandboxManager) => void } {
+export function createMetrics (): Metrics {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
   const setUp = new Histogram({

@@ -75,7 +75,8 @@ export class ExecManager {
 
   /** An attached exec of a daemon that is gone: its process inside first, then its client on the host. */
   async #endOrphan (sandbox: SandboxLifecycle, places: ExecPlaces): Promise<void> {
-    const findOnHost = () => findProcessesBelow(this.#options.places.runDir).filter(({ id, argv }) => id === sandbox.record.id && argv.some(argument => argument.startsWith(places.runDir)))
+    const findOnHost = () => findProcessesBelow(this.#options.places.runDir)
+      .filter(({ id, argv }) => id === sandbox.record.id && argv.some(argument => argument.startsWith(places.runDir)))
     // Where nobody on the host is at work on it any more, no process inside will appear.
     const isWaiting = findOnHost().length > 0
     if (!sandbox.hasEnded) await sandbox.runtime.signalExec(places, 'KILL', { isWaiting }).catch(() => {})
