@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import type { Host } from '../../src/schemas/host.ts'
 import type { Sandbox, SandboxPage } from '../../src/schemas/sandbox.ts'
+import type { ErrorBody } from '../../src/schemas/wire.ts'
 import { eventually, isRunning, monitorPid, recordPath, runtimePid, simulateReboot } from '../support/host-surgery.ts'
 import { findRemains } from '../support/remains.ts'
 import { berth, TestDaemon } from '../support/test-daemon.ts'
@@ -122,11 +123,11 @@ test('daemons with different directories do not touch one another', async t => {
 })
 
 test('SIGTERM ends the daemon cleanly whatever hangs on it, and leaves sandboxes running', async t => {
-  const daemon = await TestDaemon.start(t)
+  const daemon = await TestDaemon.start(t, { env: { BERTH_SHUTDOWN_GRACE_MS: '1000' } })
   const { id } = await daemon.create({ entrypoint: ['sh', '-c', 'while :; do echo tick; sleep 0.2; done'] })
+  const waited = daemon.request<ErrorBody>('GET', `/v1/sandboxes/${id}/wait`)
   const settled = Promise.allSettled([
     daemon.request('GET', `/v1/sandboxes/${id}/logs?follow=true&format=sse`),
-    daemon.request('GET', `/v1/sandboxes/${id}/wait`),
     daemon.request('POST', `/v1/sandboxes/${id}/execs?wait=true`, { argv: ['sleep', '1000'] }),
     daemon.request('GET', '/v1/events?follow=true&format=sse'),
   ])
@@ -134,6 +135,7 @@ test('SIGTERM ends the daemon cleanly whatever hangs on it, and leaves sandboxes
   await eventually(() => access(join(daemon.runDir, 'sandboxes', id, 'execs')).then(() => true, () => false), 'the exec has begun')
   assert.equal(await daemon.end('SIGTERM'), 0, await readFile(daemon.logPath, 'utf8'))
   await settled
+  assert.deepEqual(await waited.then(({ status, body }) => [status, body.code]), [503, 'host_stopping'])
   assert.ok(isRunning(await monitorPid(daemon, id)))
   await daemon.start()
   assert.equal((await daemon.sandbox(id)).status, 'running')

@@ -76,7 +76,7 @@ export class DetachedExec {
   async wait (options: { timeoutMs?: number, signal?: AbortSignal }): Promise<Exec> {
     const { timeoutMs, signal } = options
     const abandoned = Promise.withResolvers<never>()
-    const onAbort = () => abandoned.reject(new BerthError('cancelled', 'cancelled', 'the wait was given up'))
+    const onAbort = () => abandoned.reject(signal?.reason instanceof BerthError ? signal.reason : new BerthError('cancelled', 'cancelled', 'the wait was given up'))
     signal?.addEventListener('abort', onAbort, { once: true })
     const timer = timeoutMs === undefined
       ? undefined

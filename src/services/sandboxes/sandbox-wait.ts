@@ -16,7 +16,8 @@ export function waitForStatus (sandbox: SandboxLifecycle, options: { timeoutMs?:
       signal?.removeEventListener('abort', onAbort)
       settle()
     }
-    const onAbort = () => finish(() => reject(new BerthError('cancelled', 'cancelled', 'the wait was given up')))
+    // A daemon that ends says so; a client that left hears nothing anyway.
+    const onAbort = () => finish(() => reject(signal?.reason instanceof BerthError ? signal.reason : new BerthError('cancelled', 'cancelled', 'the wait was given up')))
     const stopWatching = sandbox.watch(() => { if (isSo()) finish(resolve) })
     signal?.addEventListener('abort', onAbort, { once: true })
     if (timeoutMs !== undefined) {
