@@ -32,11 +32,14 @@ type Controller = typeof controllers[number]
 export interface CgroupLayout {
   version: 1 | 2
   mounts: ReadonlyMap<Controller, string>
+  /** The other hierarchies of version 1 (freezer, devices …): runc makes groups there by the same name. */
+  others: readonly string[]
 }
 
 /** Reads /proc/self/mountinfo: version 1 wherever the controllers are there, else version 2. */
 export function parseCgroupLayout (mountinfo: string): CgroupLayout | undefined {
   const mounts = new Map<Controller, string>()
+  const others: string[] = []
   let unified: string | undefined
   for (const line of mountinfo.split('\n')) {
     const [before, after] = line.split(' - ')
@@ -45,13 +48,17 @@ export function parseCgroupLayout (mountinfo: string): CgroupLayout | undefined 
     if (!point) continue
     if (type === 'cgroup2') unified = point
     if (type !== 'cgroup') continue
+    others.push(point)
     const options = superOptions?.split(',') ?? []
     for (const controller of controllers) {
       if (options.includes(controller)) mounts.set(controller, point)
     }
   }
-  if (mounts.has('memory') && mounts.has('cpu') && mounts.has('pids')) return { version: 1, mounts }
-  if (unified) return { version: 2, mounts: new Map([['memory', unified]]) }
+  if (mounts.has('memory') && mounts.has('cpu') && mounts.has('pids')) {
+    const ours = [...mounts.values()]
+    return { version: 1, mounts, others: [...others, ...(unified ? [unified] : [])].filter(point => !ours.includes(point)) }
+  }
+  if (unified) return { version: 2, mounts: new Map([['memory', unified]]), others: [] }
   return undefined
 }
 
@@ -182,7 +189,7 @@ export class CgroupManager {
 
   /** Removes the parent when it is empty, and its own parents where nobody else's groups are in them. */
   async close (): Promise<void> {
-    for (const root of this.#roots) {
+    for (const root of [...this.#roots, ...this.#layout.others]) {
       const parts = this.parent.split('/').filter(Boolean)
       for (; parts.length > 0; parts.pop()) {
         try { await rmdir(join(root, ...parts)) } catch { break }

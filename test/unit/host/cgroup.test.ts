@@ -29,7 +29,9 @@ test('version 1 is found by the controllers of each mount, together or apart', (
 
 test('a hybrid host is version 1: the unified hierarchy there has no controllers', () => {
   assert.equal(parseCgroupLayout(`${unifiedBeside}\n${v1}`)?.version, 1)
-  assert.equal(parseCgroupLayout(`${v1}\n${unifiedBeside}`)?.version, 1)
+  const layout = parseCgroupLayout(`${v1}\n${unifiedBeside}`)
+  assert.equal(layout?.version, 1)
+  assert.deepEqual(layout.others, ['/sys/fs/cgroup/systemd', '/sys/fs/cgroup/unified'], 'where runc makes groups too')
 })
 
 test('version 2 is one mount', () => {
@@ -87,5 +89,5 @@ async function build (t: { after: (release: () => Promise<void>) => void }, { ve
     ? new Map([['memory', join(root, 'memory')], ['cpu', join(root, 'cpu')], ['cpuacct', join(root, 'cpuacct')], ['pids', join(root, 'pids')]] as const)
     : new Map([['memory', root]] as const)
   for (const mount of mounts.values()) await mkdir(join(mount, 'berth/h'), { recursive: true })
-  return { root, manager: new CgroupManager({ layout: { version, mounts }, parent: '/berth/h' }) }
+  return { root, manager: new CgroupManager({ layout: { version, mounts, others: [] }, parent: '/berth/h' }) }
 }
