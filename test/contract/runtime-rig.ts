@@ -62,8 +62,9 @@ export async function buildProgramRig (t: Teardown, name: 'runsc' | 'runc'): Pro
   const runtime = new CommandRuntime({ profile, path, root: join(dir, 'root'), conmonPath: programs.conmon, joinCgroupPath })
   const made: ContainerPlaces[] = []
   t.after(async () => {
-    for (const places of made) await end(runtime, places)
+    const ends = await Promise.allSettled(made.map(places => end(runtime, places)))
     for (const places of made) await cgroups.remove(places.id)
+    assert.deepEqual(ends.filter(({ status }) => status === 'rejected'), [], 'each container can be ended')
     await cgroups.close()
     // The monitors leave a moment after the exit codes that they wrote.
     await pollUntil(async () => (await findLeftovers({ dir, hostId })).length === 0, 10_000)
