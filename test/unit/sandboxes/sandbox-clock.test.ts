@@ -14,7 +14,13 @@ function build (t: TestContext, limits: Pick<SandboxRecord, 'timeoutMs' | 'idleT
   const clock = new SandboxClock(record)
   clock.start()
   const secondsLeft = (at: string | undefined) => at === undefined ? undefined : (Date.parse(at) - startMs) / 1000
-  return { record, clock, advance: (seconds: number) => mock.timers.setTime(Date.now() + seconds * 1000), deadline: () => secondsLeft(record.deadlineAt), idleDeadline: () => secondsLeft(record.idleDeadlineAt) }
+  return {
+    record,
+    clock,
+    advance: (seconds: number) => mock.timers.setTime(Date.now() + seconds * 1000),
+    deadline: () => secondsLeft(record.deadlineAt),
+    idleDeadline: () => secondsLeft(record.idleDeadlineAt),
+  }
 }
 
 test('a sandbox without limits never expires', t => {
