@@ -36,7 +36,7 @@ require_root () {
 # ---- programs -------------------------------------------------------------------------------------------
 
 # program:package; a program that is there some other way (a vendor's package, /usr/local) is left alone.
-programs='conmon:conmon tini-static:tini catatonit:catatonit runc:runc nft:nftables ip:iproute2
+programs='curl:curl conmon:conmon tini-static:tini catatonit:catatonit runc:runc nft:nftables ip:iproute2
   conntrack:conntrack fusermount3:fuse3 umoci:umoci mkfs.ext4:e2fsprogs nsenter:util-linux losetup:mount'
 
 missing_packages () {
@@ -139,7 +139,7 @@ install_runsc () {
 
 list_by_hand () {
   fail "this is ${PRETTY_NAME:-an unknown system}; the set-up knows Debian 12, Debian 13 and Ubuntu 24.04. Install by hand:" \
-    "conmon >= 2.1, runc, runsc (gVisor) of July 2024 or later, tini (static) or catatonit, busybox (static)," \
+    "conmon >= 2.1, runc, runsc (gVisor) of July 2024 or later, tini (static), catatonit, busybox (static)," \
     'nftables, iproute2, conntrack, fuse3, umoci, e2fsprogs, util-linux' \
     "gVisor: https://gvisor.dev/docs/user_guide/install/   then 'bin/berth doctor' says what is left"
 }

@@ -23,7 +23,7 @@ const endPollMs = 50
 
 export function addRunCommands (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
   const run = program.command('run').summary('create a sandbox, run a command in it, and end with its exit code')
-    .description('Creates a sandbox, runs the command in it and ends with its exit code. Without a command the sandbox idles, ready for berth exec.')
+    .description('Creates a sandbox, runs the command in it and ends with its exit code. Without a command it runs the program of the image; where that has none, the sandbox idles, ready for berth exec, and its id is printed.')
     .argument('<IMAGE>', 'like berth/base, dir:<rootfs> or oci:<layout>[:tag]').argument('[COMMAND...]', 'program and arguments')
     .option('--rm', 'delete the sandbox when the command has ended')
     .option('-d, --detach', 'print the id and leave it running')
@@ -54,8 +54,7 @@ async function createSandbox (shell: Shell, image: string, argv: string[], flags
 function runSandbox (shell: Shell, image: string, argv: string[], flags: RunFlags): Promise<number> {
   if (flags.tty) throw usage('-t: terminals are not there yet; run without it, or look around with: berth exec')
   if (flags.interactive) throw usage('-i: run passes no standard input; start the sandbox with -d and use: berth exec -i')
-  const isLeft = flags.detach || argv.length === 0
-  if (!isLeft) return new AttachedRun(shell, flags).run(image, argv)
+  if (!flags.detach) return new AttachedRun(shell, flags).run(image, argv)
   if (flags.rm) throw usage('--rm: works while berth waits for a command; remove a sandbox that is left running with: berth rm -f')
   return createSandbox(shell, image, argv, flags, true)
 }
@@ -86,12 +85,23 @@ class AttachedRun {
       this.#sandbox = await this.#progress.during(`creating a sandbox of ${image}`, () => this.#client.request<Sandbox>('POST', '/v1/sandboxes', { body, signal }))
       await this.#progress.say(`${this.#sandbox.id} started in ${describeTimings(this.#sandbox)}`)
       if (this.#interrupts > 0) this.#stop(this.#interrupts > 1)
+      if (this.#sandbox.entrypoint === undefined) return await this.#leaveIdle(this.#sandbox)
       return await this.#follow(this.#sandbox.id)
     } catch (error) {
       // Its output has no reader and --rm says that nobody will ask for it later.
       if (error instanceof BrokenPipeError && this.#flags.rm) await this.#remove(true).catch(() => {})
       throw error
     }
+  }
+
+  /** Neither the command line nor the image names a program: there is nothing to wait for. */
+  async #leaveIdle (sandbox: Sandbox): Promise<number> {
+    if (this.#flags.rm) {
+      await this.#remove(true)
+      throw usage('--rm: works while berth waits for a command, and neither you nor the image named one')
+    }
+    await (this.#flags.json ? this.#shell.output.json(sandbox) : this.#shell.output.line(sandbox.id))
+    return 0
   }
 
   async #follow (id: string): Promise<number> {

@@ -4,14 +4,15 @@ import { describeMs, describeSize, describeSpan } from './units.ts'
 /** Exit code for what berth itself could not do, as docker has it. */
 export const ownErrorCode = 125
 
-// Codes a shell user knows: SIGKILL for memory, timeout(1) for time.
-const codeOfReason: Partial<Record<SandboxEnd['reason'], number>> = { out_of_memory: 137, timed_out: 124, requested: 0, idle: 0 }
+// Codes a shell user knows: SIGKILL for memory, timeout(1) for time, whatever the program made of its signal.
+const fixedCodes: Partial<Record<SandboxEnd['reason'], number>> = { out_of_memory: 137, timed_out: 124 }
+const codeOfReason: Partial<Record<SandboxEnd['reason'], number>> = { requested: 0, idle: 0 }
 
 /** What `berth run` and `berth wait` make of how a sandbox ended. */
 export function exitCodeOf (sandbox: Sandbox): number {
   const { end } = sandbox
   if (!end) return ownErrorCode
-  return end.exitCode ?? codeOfReason[end.reason] ?? ownErrorCode
+  return fixedCodes[end.reason] ?? end.exitCode ?? codeOfReason[end.reason] ?? ownErrorCode
 }
 
 /** Why it ended, where that is more than the command's own exit. */
@@ -19,8 +20,8 @@ export function describeEnd (sandbox: Sandbox): string | undefined {
   const { end } = sandbox
   if (!end || ['exited', 'signaled', 'requested'].includes(end.reason)) return undefined
   if (end.reason === 'out_of_memory') {
-    const peak = end.peakMemoryBytes === undefined ? '' : `it used ${describeSize(end.peakMemoryBytes)}, `
-    return `the sandbox ran out of memory (${peak}its limit is ${describeSize(sandbox.resources.memoryBytes)}); give it more with: -m`
+    const peak = end.peakMemoryBytes === undefined ? '' : `; with the runtime's own share it reached ${describeSize(end.peakMemoryBytes)}`
+    return `the sandbox ran out of memory (its limit is ${describeSize(sandbox.resources.memoryBytes)}${peak}); give it more with: -m`
   }
   const facts = [end.step && `step ${end.step}`, end.message].filter(Boolean)
   return `the sandbox ended: ${end.reason}${facts.length > 0 ? ` (${facts.join(': ')})` : ''}`

@@ -53,6 +53,10 @@ export interface RuntimeProfile {
   execPid: { option: string, namespace: 'container' | 'host' }
   /** Memory and processes of the runtime itself that count in the sandbox's cgroup. */
   overhead: { memoryBytes: number, pids: number, pidsPerPid: number }
+  /** Whether guests make their system calls to the host's own kernel: then they are filtered. */
+  sharesHostKernel: boolean
+  /** The flag that names a file for the runtime's last words when it crashes. */
+  panicLogFlag?: string
   /** How it intercepts system calls, where there is a choice. */
   platform?: string
   /** The oldest release that works, by the date in its version (yyyymmdd). */
@@ -72,6 +76,8 @@ export const runtimeProfiles: Readonly<Record<string, RuntimeProfile>> = Object.
       '--ignore-cgroups', // the cgroup is ours
     ],
     cgroups: 'joined',
+    sharesHostKernel: false,
+    panicLogFlag: '--panic-log',
     execPid: { option: '--internal-pid-file', namespace: 'container' },
     // At rest the sentry takes 25-33 MB and the gofer 22 MB; each guest process is a stub process of the host with its threads.
     overhead: { memoryBytes: 64 * 1024 ** 2, pids: 256, pidsPerPid: 3 },
@@ -80,6 +86,7 @@ export const runtimeProfiles: Readonly<Record<string, RuntimeProfile>> = Object.
     name: 'runc',
     globalArgs: [],
     cgroups: 'runtime',
+    sharesHostKernel: true,
     execPid: { option: '--pid-file', namespace: 'host' },
     overhead: { memoryBytes: 0, pids: 8, pidsPerPid: 1 },
   },
@@ -113,6 +120,18 @@ export interface CommandRuntimeOptions {
   joinCgroupPath: string
 }
 
+const maxPanicBytes = 4096
+
+function panicLogPath (runDir: string): string {
+  return join(runDir, 'panic.log')
+}
+
+/** The runtime's last words, if it crashed: the first bytes of its panic log. They are for our log, never for a client. */
+export async function readCrash (runDir: string): Promise<string | undefined> {
+  const text = await readFile(panicLogPath(runDir), 'utf8').catch(() => '')
+  return text === '' ? undefined : text.slice(0, maxPanicBytes)
+}
+
 /** A runtime that is a program on the host. */
 export class CommandRuntime implements OciRuntime {
   readonly profile: RuntimeProfile
@@ -124,7 +143,9 @@ export class CommandRuntime implements OciRuntime {
   }
 
   async create (places: ContainerPlaces, cgroupProcsFiles: readonly string[], signal?: AbortSignal): Promise<Monitored> {
-    const direct = [this.#options.path, ...this.#globalArgs()] as const
+    const { panicLogFlag } = this.profile
+    const panicArgs = panicLogFlag ? [`${panicLogFlag}=${panicLogPath(places.runDir)}`] : []
+    const direct = [this.#options.path, ...this.#globalArgs(), ...panicArgs] as const
     const runtime: [string, ...string[]] = this.profile.cgroups === 'joined'
       ? [this.#options.joinCgroupPath, ...cgroupProcsFiles, '--', ...direct]
       : [...direct]

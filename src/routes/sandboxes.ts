@@ -127,7 +127,7 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<SandboxRouteOptions> = asy
   const action = (name: string, summary: string) => ({
     operationId: `${name}Sandbox`, summary, tags, params: Params, response: { 200: sandbox('The sandbox as it is after the change'), ...errorResponses(404, 409, 504) },
   })
-  app.post('/sandboxes/:id/start', { schema: action('start', 'Start a sandbox that was created with start false') },
+  app.post('/sandboxes/:id/start', { schema: action('start', 'Start a sandbox that was only created, or one that has ended, on the files it left') },
     async request => sandboxes.start(request.params.id))
   app.post('/sandboxes/:id/pause', { schema: action('pause', 'Freeze every process of a sandbox; its deadlines stand still') },
     async request => sandboxes.pause(request.params.id))

@@ -41,6 +41,7 @@ export class FakeRuntime implements OciRuntime {
     name: 'fake',
     globalArgs: [],
     cgroups: 'joined',
+    sharesHostKernel: false,
     execPid: { option: '--pid', namespace: 'container' },
     overhead: { memoryBytes: 0, pids: 0, pidsPerPid: 1 },
   }

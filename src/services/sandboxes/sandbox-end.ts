@@ -10,6 +10,8 @@ export interface EndFacts {
   stopReason: EndReason | undefined
   oomKills: number
   peakMemoryBytes: number | undefined
+  /** The runtime left last words: it crashed. */
+  hasCrashed: boolean
   /** The run directory is gone: the host was restarted since the sandbox ran. */
   hasHostRestarted: boolean
 }
@@ -18,11 +20,11 @@ const SIGKILL = 9
 const SIGTERM = 15
 
 /**
- * Order of belief: the kernel's word on memory, then our own recorded intent, then a restart of the host, then the exit code.
+ * Order of belief: the kernel's word on memory, then our own recorded intent, then the runtime's last words, then a restart of the host, then the exit code.
  * A shutdown of the host ends processes by SIGTERM and SIGKILL: such a code after a restart is the restart's.
  */
 export function classifyEnd (facts: EndFacts): SandboxEnd {
-  const { exitCode, stopReason, oomKills, peakMemoryBytes, hasHostRestarted, at } = facts
+  const { exitCode, stopReason, oomKills, peakMemoryBytes, hasCrashed, hasHostRestarted, at } = facts
   const signalNumber = exitCode !== undefined && exitCode > 128 ? exitCode - 128 : undefined
   const signal = signalNumber === undefined ? undefined : signalName(signalNumber)
   const common = {
@@ -33,6 +35,7 @@ export function classifyEnd (facts: EndFacts): SandboxEnd {
   }
   if (stopReason === undefined && oomKills > 0 && exitCode !== 0) return { reason: 'out_of_memory', ...common, message: 'the sandbox needed more memory than its limit; give it more memoryBytes' }
   if (stopReason !== undefined) return { reason: stopReason, ...common }
+  if (hasCrashed) return { reason: 'runtime_crashed', ...common, message: 'the OCI runtime crashed under the sandbox; the daemon\'s log has its last words' }
   const endedByShutdown = exitCode === undefined || signalNumber === SIGKILL || signalNumber === SIGTERM
   if (hasHostRestarted && endedByShutdown) return { reason: 'host_restarted', at, message: 'the host was restarted while the sandbox ran; its files are kept: start it again, or delete it' }
   if (exitCode === undefined) return { reason: 'lost', at, message: 'the sandbox\'s monitor ended without leaving an exit code' }

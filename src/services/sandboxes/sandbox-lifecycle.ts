@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
 import type { CgroupManager } from '../../host/cgroup.ts'
 import { readContainerPid, readExitCode } from '../../host/conmon.ts'
-import type { OciRuntime } from '../../host/oci-runtime.ts'
+import { readCrash, type OciRuntime } from '../../host/oci-runtime.ts'
 import { isAlive } from '../../host/process.ts'
 import { withDeadline } from '../../lib/deadline.ts'
 import { raceWithDelay } from '../../lib/race.ts'
@@ -267,12 +267,15 @@ export class SandboxLifecycle {
     if (!liveStatuses.includes(this.status)) return
     this.#exit?.close()
     const usage = await this.#parts.cgroups.usage(this.record.id).catch(() => undefined)
+    const crash = await readCrash(this.#places().runDir)
+    if (crash !== undefined) this.#parts.logger.error({ sandboxId: this.record.id, lastWords: crash }, 'the OCI runtime crashed')
     const end = classifyEnd({
       at: new Date().toISOString(),
       exitCode: await this.#exitCode(),
       stopReason: this.record.stopReason,
       oomKills: usage?.oomKills ?? 0,
       peakMemoryBytes: usage?.peakMemoryBytes,
+      hasCrashed: crash !== undefined,
       hasHostRestarted: facts.hasHostRestarted,
     })
     this.clock.stop()

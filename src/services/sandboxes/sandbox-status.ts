@@ -4,13 +4,16 @@ import type { SandboxStatus } from '../../schemas/sandbox.ts'
 
 /*
  *   pending ─▶ creating ─▶ created ─▶ running ◀─▶ paused
- *                 │           │          │           │
- *                 ▼           ▼          ▼           ▼
- *               failed     stopping ─▶ stopped ─▶ creating (started again)
+ *                              │          │          │
+ *                              └──────────┼──────────┘
+ *                                         ▼
+ *                                     stopping ─▶ stopped ─▶ creating (started again)
+ *
+ *   Each of them but stopped may become failed; created, running and paused may become stopped at once, when they end by themselves.
  */
 const moves: Readonly<Record<SandboxStatus, readonly SandboxStatus[]>> = Object.freeze({
   pending: ['creating', 'failed'],
-  creating: ['created', 'failed', 'stopped'],
+  creating: ['created', 'failed'],
   created: ['running', 'stopping', 'stopped', 'failed'],
   running: ['paused', 'stopping', 'stopped', 'failed'],
   paused: ['running', 'stopping', 'stopped', 'failed'],

@@ -193,7 +193,7 @@ function specOf (record: SandboxRecord, parts: StepParts, places: SandboxPlaces)
     initDir: parts.places.initDir,
     cgroupPath: parts.cgroups.ociPath(record.id),
     limits: { ...record.resources, ...cgroupLimits(record, runtime) },
-    hasSeccomp: runtime.profile.cgroups === 'runtime',
+    hasSeccomp: runtime.profile.sharesHostKernel,
   })
 }
 

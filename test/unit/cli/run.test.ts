@@ -35,13 +35,34 @@ test('run --rm deletes the sandbox after its end', async t => {
   assert.equal(fake.callsTo('DELETE /v1/sandboxes/' + id).length, 1)
 })
 
-test('run without a command, or with -d, prints the id', async t => {
-  const fake = await startFakeDaemon(t, { 'POST /v1/sandboxes': () => sandbox() })
+test('run prints the id of a sandbox that idles or is left with -d', async t => {
+  const fake = await startFakeDaemon(t, { 'POST /v1/sandboxes': () => sandbox({ entrypoint: undefined }) })
   assert.deepEqual(await run(fake, ['run', 'berth/base']), { exitCode: 0, stdout: `${id}\n`, stderr: '' })
   assert.deepEqual(await run(fake, ['run', '-d', 'berth/base', 'sleep', '9']), { exitCode: 0, stdout: `${id}\n`, stderr: '' })
   assert.equal(JSON.parse((await run(fake, ['run', '-d', '--json', 'berth/base'])).stdout).id, id)
   const plain = await run(fake, ['run', '-d', '--progress=plain', 'berth/base'])
   assert.match(plain.stderr, /^creating a sandbox of berth\/base …\nstarted in 205 ms \(rootfs 5 ms, container 200 ms\)\n$/)
+})
+
+test('run without a command follows the program of the image', async t => {
+  const fake = await startFakeDaemon(t, {
+    'POST /v1/sandboxes': () => sandbox({ entrypoint: ['greet'] }),
+    [logs]: (call, response) => { response.end(call.query.has('cursor') ? '' : line(1, 'hello')) },
+    [get]: () => sandbox({ status: 'stopped', end: { reason: 'exited', exitCode: 4, at: new Date().toISOString() } }),
+  })
+  const ran = await run(fake, ['run', 'oci:/images/greeter'])
+  assert.deepEqual([ran.stdout, ran.exitCode], ['hello\n', 4])
+})
+
+test('run --rm of a sandbox that idles removes it and says why', async t => {
+  const fake = await startFakeDaemon(t, {
+    'POST /v1/sandboxes': () => sandbox({ entrypoint: undefined }),
+    [`DELETE /v1/sandboxes/${id}`]: (_call, response) => { response.writeHead(204).end() },
+  })
+  const ran = await run(fake, ['run', '--rm', 'berth/base'])
+  assert.equal(ran.exitCode, 125)
+  assert.match(ran.stderr, /neither you nor the image named one/)
+  assert.equal(fake.callsTo(`DELETE /v1/sandboxes/${id}`).length, 1)
 })
 
 test('flags behind the image belong to the command', async t => {
@@ -64,7 +85,7 @@ test('run says why a sandbox ended that did not end by itself', async t => {
   })
   const ran = await run(fake, ['run', 'berth/base', 'hog'])
   assert.equal(ran.exitCode, 137)
-  assert.equal(ran.stderr, 'berth: the sandbox ran out of memory (it used 64 MiB, its limit is 2 GiB); give it more with: -m\n')
+  assert.equal(ran.stderr, 'berth: the sandbox ran out of memory (its limit is 2 GiB; with the runtime\'s own share it reached 64 MiB); give it more with: -m\n')
 })
 
 test('run reads on behind the last record when the stream breaks, and once more when the end was missed', async t => {

@@ -23,12 +23,14 @@ const cases: Array<[name: string, facts: Partial<EndFacts>, expected: Partial<Sa
   ['a SIGTERM before a restart of the host is the shutdown', { exitCode: 143, hasHostRestarted: true }, { reason: 'host_restarted', exitCode: undefined }],
   ['a SIGKILL before a restart of the host is the shutdown', { exitCode: 137, hasHostRestarted: true }, { reason: 'host_restarted', exitCode: undefined }],
   ['an exit before a restart of the host is an exit', { exitCode: 3, hasHostRestarted: true }, { reason: 'exited', exitCode: 3 }],
+  ['a runtime that left last words crashed, whatever its code', { exitCode: 2, hasCrashed: true }, { reason: 'runtime_crashed', exitCode: 2 }],
+  ['a runtime that crashed under a stop that we meant was stopped', { exitCode: 2, hasCrashed: true, stopReason: 'requested' }, { reason: 'requested' }],
   ['a crash before a restart of the host is a crash', { exitCode: 139, hasHostRestarted: true }, { reason: 'signaled', signal: 'SIGSEGV' }],
 ]
 
 for (const [name, facts, expected] of cases) {
   test(name, () => {
-    const end = classifyEnd({ at, exitCode: undefined, stopReason: undefined, oomKills: 0, peakMemoryBytes: undefined, hasHostRestarted: false, ...facts })
+    const end = classifyEnd({ at, exitCode: undefined, stopReason: undefined, oomKills: 0, peakMemoryBytes: undefined, hasCrashed: false, hasHostRestarted: false, ...facts })
     assert.equal(end.at, at)
     for (const [key, value] of Object.entries(expected)) assert.deepEqual(end[key as keyof SandboxEnd], value, `${key} of ${JSON.stringify(end)}`)
     assert.ok(Object.values(end).every(value => value !== undefined), 'what is not known is not there')

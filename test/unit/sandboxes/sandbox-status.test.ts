@@ -10,7 +10,7 @@ const statuses: SandboxStatus[] = ['pending', 'creating', 'created', 'running', 
 const table: Record<SandboxStatus, string> = {
   //          p c c r p s s f
   pending: '. x . . . . . x',
-  creating: '. . x . . . x x',
+  creating: '. . x . . . . x',
   created: '. . . x . x x x',
   running: '. . . . x x x x',
   paused: '. . . x . x x x',
