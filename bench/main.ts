@@ -117,7 +117,7 @@ async function main (): Promise<number> {
   const names = ['runsc', 'conmon', 'catatonit', 'podman'] as const
   const programs = Object.fromEntries(await Promise.all(names.map(async name => [name, await findProgram(name)]))) as Bench['programs']
   const stack = new ResourceStack({ releaseDeadlineMs: 180_000 })
-  const dir = await stack.acquire('directory', () => mkdtemp(join(tmpdir(), 'berth-bench-')), path => rm(path, { recursive: true, force: true }))
+  const dir = await mkdtemp(join(tmpdir(), 'berth-bench-'))
   const progress = (text: string) => { process.stderr.write(`bench: ${new Date().toISOString().slice(11, 19)} ${text}\n`) }
   const bench = { options, stack, dir, programs, progress, signal: AbortSignal.any([stopping.signal, AbortSignal.timeout(wholeDeadlineMs)]) }
   try {
@@ -131,10 +131,12 @@ async function main (): Promise<number> {
     return 0
   } finally {
     progress('cleaning up')
-    for (const { name, error } of await stack.release()) {
-      process.exitCode = 1
-      process.stderr.write(`bench: ${name} could not be released: ${String(error)}\n`)
-    }
+    const failures = await stack.release()
+    for (const { name, error } of failures) process.stderr.write(`bench: ${name} could not be released: ${String(error)}\n`)
+    // What could not be reclaimed is found again by what lies in the directories: they are kept.
+    if (failures.length === 0) await rm(dir, { recursive: true, force: true })
+    else process.stderr.write(`bench: to try again: bin/berth serve --reclaim-and-exit --state-dir ${dir}/<daemon>/state --run-dir ${dir}/<daemon>/run\n`)
+    if (failures.length > 0) process.exitCode = 1
   }
 }
 
