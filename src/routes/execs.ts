@@ -14,7 +14,7 @@ export interface Execs {
   run: (sandboxId: string, input: ExecCreate, options: { signal: AbortSignal }) => Promise<ExecResult>
   /** Rejects when the exec is refused, before anything is sent. */
   stream: (sandboxId: string, input: ExecCreate, options: { signal: AbortSignal }) => Promise<AsyncIterable<ExecEvent>>
-  startDetached: (sandboxId: string, input: ExecCreate) => Promise<Exec>
+  startDetached: (sandboxId: string, input: ExecCreate, options: { idempotencyKey?: string | undefined }) => Promise<Exec>
   list: (sandboxId: string, filter: { limit: number, cursor?: string, status?: Status[] }) => ExecPage
   get: (sandboxId: string, execId: string) => Exec
   wait: (sandboxId: string, execId: string, options: { timeoutMs: number, signal: AbortSignal }) => Promise<Exec>
@@ -68,7 +68,7 @@ export const execRoutes: FastifyPluginAsyncTypebox<ExecRouteOptions> = async (ap
     },
   }, async (request, reply) => {
     const { id } = request.params
-    if (request.body.detach) return answerDetached(id, request.body, request.query, reply)
+    if (request.body.detach) return answerDetached(request, id, request.body, request.query, reply)
     const format = chosenFormat(request, request.query.format)
     if (format === 'sse' || format === 'ndjson') {
       return sendStream<ExecEvent>(reply, {
@@ -83,11 +83,12 @@ export const execRoutes: FastifyPluginAsyncTypebox<ExecRouteOptions> = async (ap
     return execs.run(id, request.body, { signal })
   })
 
-  async function answerDetached (id: string, input: ExecCreate, query: { wait: boolean, timeoutMs: number, format?: string }, reply: FastifyReply) {
+  async function answerDetached (request: FastifyRequest, id: string, input: ExecCreate, query: { wait: boolean, timeoutMs: number, format?: string }, reply: FastifyReply) {
+    const claim = request.idempotent
     if (query.format !== undefined && query.format !== 'json') {
       throw new BerthError('invalid_argument', 'exec_not_streamable', 'a detached exec is not streamed; leave out format and follow its log', { details: { field: 'format' } })
     }
-    const exec = await execs.startDetached(id, input)
+    const exec = await execs.startDetached(id, input, { idempotencyKey: claim && `${claim.tokenId}/${claim.key}` })
     reply.header('location', `/v1/sandboxes/${id}/execs/${exec.id}`)
     if (!query.wait) return reply.code(201).send(exec)
     await execs.wait(id, exec.id, { timeoutMs: query.timeoutMs, signal: clientSignal(reply, streams.closing) })

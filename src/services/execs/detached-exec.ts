@@ -40,8 +40,8 @@ export class DetachedExec {
   }
 
   /** Intent on disk, monitor and process, then the record as running. A refusal leaves nothing. */
-  static async start (places: ExecPlaces, exec: Exec, process: OciProcess, parts: DetachedParts): Promise<DetachedExec> {
-    const detached = new DetachedExec(places, { version: 1, exec }, parts)
+  static async start (places: ExecPlaces, record: ExecRecord, process: OciProcess, parts: DetachedParts): Promise<DetachedExec> {
+    const detached = new DetachedExec(places, record, parts)
     await Promise.all([mkdir(places.exitDir, { recursive: true }), mkdir(places.runDir, { recursive: true })])
     await detached.#save()
     try {
@@ -52,7 +52,7 @@ export class DetachedExec {
       await rm(places.runDir, { recursive: true, force: true })
       throw error
     }
-    Object.assign(exec, { status: 'running', startedAt: new Date().toISOString() })
+    Object.assign(record.exec, { status: 'running', startedAt: new Date().toISOString() })
     await detached.#save()
     detached.#watch()
     return detached
@@ -71,6 +71,7 @@ export class DetachedExec {
   }
 
   get exec (): Exec { return this.#record.exec }
+  get idempotencyKey (): string | undefined { return this.#record.idempotencyKey }
   get hasEnded (): boolean { return this.exec.status !== 'starting' && this.exec.status !== 'running' }
 
   async wait (options: { timeoutMs?: number, signal?: AbortSignal }): Promise<Exec> {

@@ -17,6 +17,7 @@ import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
 import { assertVerb } from '../sandboxes/sandbox-status.ts'
 import { runAttached, type AttachedEnd } from './attached-exec.ts'
 import { DetachedExec } from './detached-exec.ts'
+import type { ExecRecord } from './exec-record.ts'
 import { OutputCollector } from './output-collector.ts'
 
 export interface ExecManagerOptions {
@@ -154,7 +155,11 @@ export class ExecManager {
   }
 
   /** Starts a process under its own monitor, and answers at once. */
-  async startDetached (sandboxId: string, input: ExecCreate): Promise<Exec> {
+  async startDetached (sandboxId: string, input: ExecCreate, options: { idempotencyKey?: string | undefined } = {}): Promise<Exec> {
+    const { idempotencyKey } = options
+    // Asked for again because a daemon died before it had answered: the process runs already.
+    const known = idempotencyKey === undefined ? undefined : [...this.#detached.get(sandboxId)?.values() ?? []].find(exec => exec.idempotencyKey === idempotencyKey)
+    if (known) return known.exec
     const { sandbox, process } = await this.#prepare(sandboxId, input)
     if (input.stdin !== undefined) throw new BerthError('invalid_argument', 'stdin_not_supported', 'a detached exec has no standard input; leave stdin out, or run it attached')
     if (this.#execsOf(sandboxId).length >= maxDetachedPerSandbox) throw new BerthError('exhausted', 'too_many_execs', `a sandbox keeps at most ${maxDetachedPerSandbox} detached execs`)
@@ -169,7 +174,8 @@ export class ExecManager {
       createdAt: new Date().toISOString(),
       ...(input.timeoutMs === undefined ? {} : { deadlineAt: new Date(Date.now() + input.timeoutMs).toISOString() }),
     }
-    const detached = await DetachedExec.start(this.#options.places.exec(sandboxId, id), exec, process, this.#partsFor(sandbox))
+    const record: ExecRecord = { version: 1, exec, ...(idempotencyKey === undefined ? {} : { idempotencyKey }) }
+    const detached = await DetachedExec.start(this.#options.places.exec(sandboxId, id), record, process, this.#partsFor(sandbox))
     this.#remember(sandboxId, detached)
     this.#options.events.append({ type: 'exec.started', sandboxId, execId: id, data: { argv: input.argv.slice(0, 1) } })
     return detached.exec

@@ -10,6 +10,7 @@ export interface ExecRecord {
   monitor?: ProcessIdentity
   /** SIGKILL was sent because the deadline passed. */
   isTimedOut?: boolean
+  idempotencyKey?: string
 }
 
 export async function writeExecRecord (path: string, record: ExecRecord): Promise<void> {
