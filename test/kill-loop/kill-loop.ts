@@ -1,6 +1,7 @@
 /** Kills a daemon at random moments under load, again and again, and counts what was lost. */
 import { setTimeout as delay } from 'node:timers/promises'
 import { rename } from 'node:fs/promises'
+import type { ExecPage } from '../../src/schemas/exec.ts'
 import type { Sandbox, SandboxPage } from '../../src/schemas/sandbox.ts'
 import { findRemains } from '../support/remains.ts'
 import { TestDaemon, type Teardown } from '../support/test-daemon.ts'
@@ -90,6 +91,7 @@ async function checkAll ({ calls, printers, sleepers }: Load): Promise<number> {
   let lines = 0
   for (const printer of [...printers, ...sleepers]) lines += await endPrinter(calls, printer)
   const all = await listAll(calls)
+  for (const { id } of [...printers, ...sleepers]) await checkDoubles(calls, id)
   const known = new Set<string>()
   for (const [op, { id, fate }] of ledger.creates) {
     known.add(op)
@@ -107,6 +109,14 @@ async function checkAll ({ calls, printers, sleepers }: Load): Promise<number> {
     ledger.expect(sandbox.status !== 'failed' || isRollback, () => `${sandbox.id} failed: ${JSON.stringify(sandbox.end)}`)
   }
   return lines
+}
+
+/** Each operation has a program of its own: one that is there twice was started twice. */
+async function checkDoubles (calls: SandboxCalls, id: string): Promise<void> {
+  const { body } = await calls.client.send<ExecPage>('GET', `/sandboxes/${id}/execs?limit=1000`)
+  const programs = body.items.map(({ argv }) => argv.join(' '))
+  const doubles = programs.filter((program, index) => programs.indexOf(program) !== index)
+  for (const program of doubles) calls.ledger.blame(`a detached exec that was asked for once runs twice in ${id}: ${program}`)
 }
 
 async function listAll (calls: SandboxCalls): Promise<Sandbox[]> {
