@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { access, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
 import type { Host } from '../../src/schemas/host.ts'
 import type { Sandbox, SandboxPage } from '../../src/schemas/sandbox.ts'
@@ -98,6 +99,25 @@ test('a deletion that had begun is finished, and so is a stop', async t => {
   assert.ok((await daemon.sandbox(deleting.id)).deletedAt)
   assert.equal((await daemon.wait(stopping.id)).end?.reason, 'idle')
   assert.deepEqual((await findRemains({ ...pick(daemon), except: [stopping.id] })), [])
+})
+
+test('what is asked for again with its key, because the daemon died before it could answer, is there once', async t => {
+  const daemon = await TestDaemon.start(t)
+  const ask = async (path: string, body: object) => {
+    const answer = await daemon.request<{ id: string }>('POST', path, body, { 'idempotency-key': path.slice(-5) })
+    assert.equal(answer.status, 201, answer.text)
+    return answer.body.id
+  }
+  const id = await ask('/v1/sandboxes', { image: 'berth/base' })
+  const execId = await ask(`/v1/sandboxes/${id}/execs`, { argv: ['sleep', '1000'], detach: true })
+  await daemon.end('SIGKILL')
+  // A daemon that dies before it answers has not kept its answer.
+  const db = new DatabaseSync(join(daemon.stateDir, 'berth.db'))
+  assert.equal(db.prepare('DELETE FROM idempotency_keys').run().changes, 2)
+  db.close()
+  await daemon.start()
+  assert.equal(await ask('/v1/sandboxes', { image: 'berth/base' }), id)
+  assert.equal(await ask(`/v1/sandboxes/${id}/execs`, { argv: ['sleep', '1000'], detach: true }), execId)
 })
 
 test('a second daemon on the same directories is refused, and disturbs nothing', async t => {
