@@ -35,7 +35,7 @@ function testContainers (name: string, build: (t: Teardown) => Promise<RuntimeRi
     const places = await create()
     await runtime.start(places.id)
     assert.equal(await runtime.status(places.id), 'running')
-    assert.equal(await (await run(runtime, places, ['true'])).exitCode, 0)
+    assert.equal((await run(runtime, places, ['true'])).exitCode, 0)
     assert.equal(await runtime.status(places.id), 'running')
   })
 

@@ -94,7 +94,15 @@ async function makePlaces (dir: string): Promise<ContainerPlaces> {
   return places
 }
 
-async function writeSpec (places: ContainerPlaces, options: { argv: readonly string[] | undefined, rootfsDir: string, initDir: string, cgroupPath: string, profile: OciRuntime['profile'] }): Promise<void> {
+interface BundleOptions {
+  argv: readonly string[] | undefined
+  rootfsDir: string
+  initDir: string
+  cgroupPath: string
+  profile: OciRuntime['profile']
+}
+
+async function writeSpec (places: ContainerPlaces, options: BundleOptions): Promise<void> {
   const { argv, rootfsDir, initDir, cgroupPath, profile } = options
   const spec = buildSpec({
     id: places.id,

@@ -149,7 +149,7 @@ export class FakeRuntime implements OciRuntime {
   /** Ends what still runs. */
   async close (): Promise<void> {
     for (const { main, execs } of this.#containers.values()) for (const process of [main, ...execs]) process?.signal('KILL')
-    await Promise.all([...this.#containers.values()].map(({ main }) => main?.ended))
+    await Promise.all([...this.#containers.values()].map(async ({ main }) => await main?.ended))
     for (const monitor of this.#monitors) monitor.kill('SIGKILL')
     await Promise.all([...this.#monitors].map(monitor => once(monitor, 'exit')))
   }
