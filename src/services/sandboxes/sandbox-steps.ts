@@ -222,7 +222,9 @@ async function writeSeed (record: SandboxRecord, places: SandboxPlaces): Promise
   const { seedDir } = places
   const etc = join(seedDir, 'etc')
   const workspace = join(seedDir, 'workspace')
-  for (const dir of [seedDir, etc, workspace, join(seedDir, initMountPoint)]) await mkdir(dir, { recursive: true, mode: 0o755 })
+  // Real directories hide what an image has by these names: runc would follow a link at /dev and write on the host.
+  const mountPoints = [initMountPoint, 'dev', 'proc', 'sys'].map(name => join(seedDir, name))
+  for (const dir of [seedDir, etc, workspace, ...mountPoints]) await mkdir(dir, { recursive: true, mode: 0o755 })
   const names = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${record.hostname}\n`
   await Promise.all([
     writeFile(join(etc, 'hosts'), names),
