@@ -4,7 +4,7 @@ import { chmod, chown, copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFil
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { CgroupManager } from '../../src/host/cgroup.ts'
+import { CgroupManager, type CgroupLimits } from '../../src/host/cgroup.ts'
 import { readExitCode } from '../../src/host/conmon.ts'
 import { CommandRuntime, runtimeProfiles, type ContainerPlaces, type ContainerStatus, type ExecPlaces, type OciRuntime } from '../../src/host/oci-runtime.ts'
 import { buildProcess, buildSpec, initMountPoint, type OciProcess, type ProcessRequest } from '../../src/host/oci-spec.ts'
@@ -77,7 +77,7 @@ export async function buildProgramRig (t: Teardown, name: 'runsc' | 'runc'): Pro
   for (const program of ['init', 'idle', 'busybox'] as const) await copyFile(programs[program], join(initDir, program))
   const create = async (argv?: readonly string[]) => {
     const places = await makePlaces(dir)
-    await cgroups.create(places.id, { cpuMillis: 2000, memoryBytes: memoryBytes + profile.overhead.memoryBytes, pids: pids * profile.overhead.pidsPerPid + profile.overhead.pids })
+    await cgroups.create(places.id, cgroupLimits(profile))
     made.push(places)
     await writeSpec(places, { argv, rootfsDir, initDir, cgroupPath: cgroups.ociPath(places.id), profile })
     await runtime.create(places, cgroups.procsFiles(places.id))
@@ -104,6 +104,7 @@ interface BundleOptions {
 
 async function writeSpec (places: ContainerPlaces, options: BundleOptions): Promise<void> {
   const { argv, rootfsDir, initDir, cgroupPath, profile } = options
+  const cgroup = cgroupLimits(profile)
   const spec = buildSpec({
     id: places.id,
     argv,
@@ -114,10 +115,15 @@ async function writeSpec (places: ContainerPlaces, options: BundleOptions): Prom
     rootfsDir,
     initDir,
     cgroupPath,
-    limits: { cpuMillis: 2000, memoryBytes, pids, cgroupPids: pids * profile.overhead.pidsPerPid + profile.overhead.pids, cgroupMemoryBytes: memoryBytes + profile.overhead.memoryBytes },
-    hasSeccomp: profile.cgroups === 'runtime',
+    limits: { cpuMillis: 2000, memoryBytes, pids, cgroupPids: cgroup.pids, cgroupMemoryBytes: cgroup.memoryBytes },
+    hasSeccomp: profile.sharesHostKernel,
   })
   await writeFile(join(places.bundleDir, 'config.json'), JSON.stringify(spec))
+}
+
+/** The program's limits with what its runtime needs on top. */
+function cgroupLimits ({ overhead }: OciRuntime['profile']): CgroupLimits {
+  return { cpuMillis: 2000, memoryBytes: memoryBytes + overhead.memoryBytes, pids: pids * overhead.pidsPerPid + overhead.pids }
 }
 
 /** The smallest root file system: busybox with its applets, and the mount points. */
