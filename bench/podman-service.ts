@@ -96,8 +96,10 @@ export class PodmanService implements Contestant {
     // The monitor of an exec stays for five minutes, then cleans up in directories that are gone.
     for (const pid of await findPids('conmon', this.#options.dir)) process.kill(pid, 'SIGKILL')
     await runChild('umount', ['--no-canonicalize', join(this.#options.dir, 'storage', 'overlay')])
-    // The parent of its groups stays empty; other podmans of this host may use it.
-    for (const hierarchy of await readdir('/sys/fs/cgroup')) await rmdir(join('/sys/fs/cgroup', hierarchy, 'libpod_parent')).catch(() => {})
+    // The parent of its groups stays empty; one that another podman of this host uses is not, and stays.
+    for (const hierarchy of await readdir('/sys/fs/cgroup')) {
+      for (const group of ['libpod_parent/conmon', 'libpod_parent']) await rmdir(join('/sys/fs/cgroup', hierarchy, group)).catch(() => {})
+    }
   }
 
   async #startContainer (command: string[]): Promise<string> {

@@ -39,13 +39,13 @@ export function printMachine (facts: MachineFacts, n: number): void {
   const versions = Object.entries(facts.versions).map(([name, version]) => `${name} ${version}`)
   const settings = Object.entries(facts.settings).map(([name, value]) => `${name}=${value}`)
   print(`${facts.cores} cores (${facts.cpu}), ${facts.memoryGiB} GiB, Linux ${facts.kernel}, node ${facts.node}, ${versions.join(', ')}`)
-  print(`load before: ${facts.loadBefore.toFixed(2)}; n = ${n}; medians${settings.length > 0 ? `; with ${settings.join(' ')}` : ''}`)
+  print(`load before: ${facts.loadBefore.toFixed(2)}; --n ${n}; medians, and between which values the middle half lies${settings.length > 0 ? `; with ${settings.join(' ')}` : ''}`)
 }
 
 /** As GitHub's Markdown, which reads well on a terminal too. */
 export function printTable (outcomes: readonly Outcome[], podman: string): void {
   const rows = outcomes.map(outcome => [
-    outcome.scenario,
+    `${outcome.scenario} (n = ${outcome.samples.ours?.length ?? 0})`,
     ...contestants.map(name => cell(outcome, name)),
     outcome.ratio === undefined ? '' : outcome.ratio.toFixed(2),
     `${outcome.target.of === 'ratio' ? 'ratio ' : ''}${outcome.target.bound === 'at most' ? '≤' : '≥'} ${outcome.target.limit}${outcome.target.of === 'value' ? ` ${outcome.unit}` : ''}`,
