@@ -16,7 +16,7 @@ import { ResourceStack } from './lib/resource-stack.ts'
 import { hostStopping } from './routes/http-errors.ts'
 import { RootSocket } from './routes/root-socket.ts'
 import { openEventsDatabase, openStateDatabase } from './services/database.ts'
-import { EventLog } from './services/events/event-log.ts'
+import { EventLog, type NewEvent } from './services/events/event-log.ts'
 import { ExecManager } from './services/execs/exec-manager.ts'
 import { HostInfo } from './services/host/host-info.ts'
 import { IdempotencyStore } from './services/idempotency/idempotency-store.ts'
@@ -85,6 +85,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
 
   const db = await stack.acquire('database', () => openStateDatabase(join(config.stateDir, 'berth.db')), opened => opened.close())
   const events = await stack.acquire('events', () => new EventLog({ db: openEventsDatabase(join(config.stateDir, 'events.db'), logger) }), log => log.close())
+  const news = tolerant(events, logger)
   const tokens = new TokenStore({ db })
   const idempotency = new IdempotencyStore({ db })
   const metrics = createMetrics()
@@ -109,7 +110,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     logger,
     defaultRuntime: config.runtime,
     maxConcurrentStarts: config.maxConcurrentStarts,
-    events,
+    events: news,
     onSetUp: timings => metrics.observeSetUp(timings),
     onEnded: id => {
       logs.wake(places.sandbox(id).dir)
@@ -122,7 +123,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     },
   })
   stack.defer('sandboxes', () => sandboxes.close())
-  const execs = new ExecManager({ places, sandboxes, images, events, logger, onEnded: (sandboxId, execId) => logs.wake(places.exec(sandboxId, execId).dir) })
+  const execs = new ExecManager({ places, sandboxes, images, events: news, logger, onEnded: (sandboxId, execId) => logs.wake(places.exec(sandboxId, execId).dir) })
   stack.defer('execs', () => execs.close())
   metrics.countSandboxes(sandboxes)
   const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes })
@@ -184,10 +185,10 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   stack.defer('streams', () => closing.abort(hostStopping()))
   stack.defer('status', () => {
     host.setStatus('stopping')
-    events.append({ type: 'host.stopping' })
+    news.append({ type: 'host.stopping' })
   })
   host.setStatus('ready')
-  events.append({ type: 'host.started', data: { version, hasHostRestarted } })
+  news.append({ type: 'host.started', data: { version, hasHostRestarted } })
   const { address, port } = app.server.address() as AddressInfo
   return {
     url: `http://${address.includes(':') ? `[${address}]` : address}:${port}`,
@@ -214,6 +215,19 @@ async function proveSandbox (sandboxes: SandboxManager, execs: ExecManager): Pro
   const [kernel = '', firstMessage = ''] = stdout.trim().split('\n')
   const ok = exitCode === 0 && /gVisor/i.test(firstMessage)
   return { ok, detail: `kernel ${kernel}: ${firstMessage.replace(/^\[[^\]]*\]\s*/, '')}`, durationMs: performance.now() - startedMs }
+}
+
+/** Records are the truth: a disk too full for an event must not keep a sandbox from being stopped. */
+function tolerant (events: EventLog, logger: Logger): { append: (event: NewEvent) => void } {
+  return {
+    append (event) {
+      try {
+        events.append(event)
+      } catch (error) {
+        logger.error({ event, err: error }, 'an event could not be written')
+      }
+    },
+  }
 }
 
 async function makeDirectories (places: HostPlaces): Promise<void> {

@@ -1,12 +1,9 @@
-import { mkdir, readdir, rm } from 'node:fs/promises'
+import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { StringDecoder } from 'node:string_decoder'
 import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
 import { buildProcess, type OciProcess } from '../../host/oci-spec.ts'
-import type { ExecPlaces } from '../../host/oci-runtime.ts'
-import { findProcessesBelow, signalProcess } from '../../host/process.ts'
-import { Channel } from '../../lib/channel.ts'
+import { getOrMake } from '../../lib/get-or-make.ts'
 import { randomId } from '../../lib/id.ts'
 import type { EventType } from '../../schemas/event.ts'
 import type { Exec, ExecCreate, ExecEvent, ExecPage, ExecResult } from '../../schemas/exec.ts'
@@ -15,10 +12,9 @@ import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
 import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
 import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
 import { assertVerb } from '../sandboxes/sandbox-status.ts'
-import { runAttached, type AttachedEnd } from './attached-exec.ts'
+import { AttachedExecs, defaultMaxOutputBytes } from './attached-execs.ts'
 import { DetachedExec } from './detached-exec.ts'
 import type { ExecRecord } from './exec-record.ts'
-import { OutputCollector } from './output-collector.ts'
 
 export interface ExecManagerOptions {
   places: HostPlaces
@@ -30,8 +26,6 @@ export interface ExecManagerOptions {
   onEnded: (sandboxId: string, execId: string) => void
 }
 
-const defaultMaxOutputBytes = 4 * 1024 ** 2
-const maxAttachedPerSandbox = 256
 const maxDetachedPerSandbox = 1024
 const defaultPageSize = 100
 
@@ -42,11 +36,11 @@ const defaultPageSize = 100
 export class ExecManager {
   readonly #options: ExecManagerOptions
   readonly #detached = new Map<string, Map<string, DetachedExec>>()
-  /** Attached execs under way, by sandbox: how to reach the process inside. */
-  readonly #attached = new Map<string, Map<string, ExecPlaces>>()
+  readonly #attached: AttachedExecs
 
   constructor (options: ExecManagerOptions) {
     this.#options = options
+    this.#attached = new AttachedExecs({ places: options.places })
   }
 
   /** Takes over the detached execs of sandboxes that another daemon left, and ends attached ones: nobody reads them any more. */
@@ -71,87 +65,19 @@ export class ExecManager {
     }
     const runIds = await readdir(places.runExecsDir).catch(() => [])
     const orphans = runIds.filter(runId => !this.#detached.get(id)?.has(runId))
-    await Promise.all(orphans.map(execId => this.#endOrphan(sandbox, this.#options.places.exec(id, execId))))
-  }
-
-  /** An attached exec of a daemon that is gone: its process inside first, then its client on the host. */
-  async #endOrphan (sandbox: SandboxLifecycle, places: ExecPlaces): Promise<void> {
-    const findOnHost = () => findProcessesBelow(this.#options.places.runDir)
-      .filter(({ id, argv }) => id === sandbox.record.id && argv.some(argument => argument.startsWith(places.runDir)))
-    // Where nobody on the host is at work on it any more, no process inside will appear.
-    const isWaiting = findOnHost().length > 0
-    if (!sandbox.hasEnded) await sandbox.runtime.signalExec(places, 'KILL', { isWaiting }).catch(() => {})
-    for (const { identity } of findOnHost()) signalProcess(identity, 'SIGKILL')
-    await rm(places.runDir, { recursive: true, force: true })
+    await Promise.all(orphans.map(execId => this.#attached.endOrphan(sandbox, execId)))
   }
 
   /** Runs a process to its end and answers what it said. */
   async run (sandboxId: string, input: ExecCreate, options: { signal?: AbortSignal } = {}): Promise<ExecResult> {
-    const encoding = input.encoding ?? 'utf8'
-    const maxBytes = input.maxOutputBytes ?? defaultMaxOutputBytes
-    const collected = { stdout: new OutputCollector(maxBytes), stderr: new OutputCollector(maxBytes) }
-    const { id, ended } = await this.#attach(sandboxId, input, options.signal, (stream, chunk) => {
-      collected[stream].add(chunk)
-      return undefined
-    })
-    const end = await ended
-    return {
-      id,
-      ...end,
-      stdout: collected.stdout.text(encoding),
-      stderr: collected.stderr.text(encoding),
-      truncated: { stdout: collected.stdout.isTruncated, stderr: collected.stderr.isTruncated },
-    }
+    const { sandbox, process } = await this.#prepare(sandboxId, input)
+    return await this.#attached.run(sandbox, process, input, options.signal)
   }
 
   /** Runs a process and gives its output as it comes. What can be refused is refused before the first event. */
   async stream (sandboxId: string, input: ExecCreate, options: { signal?: AbortSignal } = {}): Promise<AsyncIterable<ExecEvent>> {
-    const channel = new Channel<ExecEvent>()
-    const decoders = { stdout: new ChunkDecoder(input.encoding), stderr: new ChunkDecoder(input.encoding) }
-    const { id, ended } = await this.#attach(sandboxId, input, options.signal, (stream, chunk) => {
-      const data = decoders[stream].write(chunk)
-      return data === '' ? undefined : channel.push({ type: stream, data })
-    })
-    void channel.push({ type: 'started', id })
-    ended.then(end => {
-      for (const stream of ['stdout', 'stderr'] as const) {
-        const data = decoders[stream].end()
-        if (data !== '') void channel.push({ type: stream, data })
-      }
-      void channel.push({ type: 'exit', ...end })
-      channel.close()
-    }, error => channel.fail(error))
-    return channel
-  }
-
-  async #attach (sandboxId: string, input: ExecCreate, signal: AbortSignal | undefined, onOutput: (stream: 'stdout' | 'stderr', chunk: Buffer) => Promise<void> | undefined): Promise<{ id: string, ended: Promise<AttachedEnd> }> {
     const { sandbox, process } = await this.#prepare(sandboxId, input)
-    const running = getOrMake(this.#attached, sandboxId, () => new Map<string, ExecPlaces>())
-    if (running.size >= maxAttachedPerSandbox) throw new BerthError('exhausted', 'too_many_execs', `at most ${maxAttachedPerSandbox} attached execs run in a sandbox at once; wait for one to end`)
-    const id = randomId('exe')
-    const places = this.#options.places.exec(sandboxId, id)
-    running.set(id, places)
-    const endActivity = sandbox.clock.beginActivity()
-    const finish = async () => {
-      running.delete(id)
-      endActivity()
-      await rm(places.runDir, { recursive: true, force: true })
-    }
-    try {
-      await mkdir(places.runDir, { recursive: true })
-      const attached = await sandbox.runtime.exec(places, process)
-      const ended = runAttached(attached, {
-        stdin: Buffer.from(input.stdin ?? '', input.encoding ?? 'utf8'),
-        timeoutMs: input.timeoutMs,
-        signal,
-        kill: () => sandbox.runtime.signalExec(places, 'KILL'),
-        onOutput,
-      }).finally(finish)
-      return { id, ended }
-    } catch (error) {
-      await finish()
-      throw error
-    }
+    return await this.#attached.stream(sandbox, process, input, options.signal)
   }
 
   /** Starts a process under its own monitor, and answers at once. */
@@ -225,8 +151,7 @@ export class ExecManager {
   /** Sends a signal to the process inside, of a detached exec or of an attached one under way. */
   async signal (sandboxId: string, execId: string, signal: string): Promise<void> {
     const sandbox = this.#options.sandboxes.lifecycle(sandboxId)
-    const attached = this.#attached.get(sandboxId)?.get(execId)
-    if (attached) return await sandbox.runtime.signalExec(attached, signal)
+    if (this.#attached.has(sandboxId, execId)) return await this.#attached.signal(sandbox, execId, signal)
     await this.#detachedExec(sandboxId, execId).signal(signal)
   }
 
@@ -255,7 +180,6 @@ export class ExecManager {
   forget (sandboxId: string): void {
     for (const exec of this.#detached.get(sandboxId)?.values() ?? []) exec.close()
     this.#detached.delete(sandboxId)
-    this.#attached.delete(sandboxId)
   }
 
   /** Settles detached execs when their sandbox has ended. */
@@ -293,22 +217,4 @@ export class ExecManager {
       },
     }
   }
-}
-
-/** Chunks of bytes as text that never tears a character, or as base64 that never pads in the middle of the stream's sense. */
-class ChunkDecoder {
-  readonly #decoder: StringDecoder
-
-  constructor (encoding: 'utf8' | 'base64' = 'utf8') {
-    this.#decoder = new StringDecoder(encoding)
-  }
-
-  write (chunk: Buffer): string { return this.#decoder.write(chunk) }
-  end (): string { return this.#decoder.end() }
-}
-
-function getOrMake<K, V> (map: Map<K, V>, key: K, make: () => V): V {
-  let value = map.get(key)
-  if (value === undefined) map.set(key, value = make())
-  return value
 }

@@ -250,12 +250,7 @@ export class SandboxManager {
   }
 
   #append (type: EventType, sandboxId: string, data: Record<string, unknown>): void {
-    try {
-      this.#options.events.append({ type, sandboxId, data })
-    } catch (error) {
-      // The record is the truth; a full disk must not keep a sandbox from being stopped.
-      this.#options.logger.error({ sandboxId, type, err: error }, 'an event could not be written')
-    }
+    this.#options.events.append({ type, sandboxId, data })
   }
 
   #assertOpen (): void {
