@@ -95,6 +95,8 @@ export const runtimeProfiles: Readonly<Record<string, RuntimeProfile>> = Object.
 export interface OciRuntime {
   readonly profile: RuntimeProfile
   create (places: ContainerPlaces, cgroupProcsFiles: readonly string[], signal?: AbortSignal): Promise<Monitored>
+  /** Creates and starts at once, which takes the runtime one process in the place of two. */
+  run (places: ContainerPlaces, cgroupProcsFiles: readonly string[], signal?: AbortSignal): Promise<Monitored>
   start (id: string, signal?: AbortSignal): Promise<void>
   /** undefined: the runtime knows no such container. */
   status (id: string): Promise<ContainerStatus | undefined>
@@ -142,13 +144,19 @@ export class CommandRuntime implements OciRuntime {
     this.#options = options
   }
 
-  async create (places: ContainerPlaces, cgroupProcsFiles: readonly string[], signal?: AbortSignal): Promise<Monitored> {
+  create (places: ContainerPlaces, cgroupProcsFiles: readonly string[], signal?: AbortSignal): Promise<Monitored> {
+    return this.#create(places, cgroupProcsFiles, [], signal)
+  }
+
+  run (places: ContainerPlaces, cgroupProcsFiles: readonly string[], signal?: AbortSignal): Promise<Monitored> {
+    return this.#create(places, cgroupProcsFiles, ['--run'], signal)
+  }
+
+  async #create (places: ContainerPlaces, cgroupProcsFiles: readonly string[], wrapperArgs: readonly string[], signal?: AbortSignal): Promise<Monitored> {
     const { panicLogFlag } = this.profile
     const panicArgs = panicLogFlag ? [`${panicLogFlag}=${panicLogPath(places.runDir)}`] : []
-    const direct = [this.#options.path, ...this.#globalArgs(), ...panicArgs] as const
-    const runtime: [string, ...string[]] = this.profile.cgroups === 'joined'
-      ? [this.#options.joinCgroupPath, ...cgroupProcsFiles, '--', ...direct]
-      : [...direct]
+    const joined = this.profile.cgroups === 'joined' ? cgroupProcsFiles : []
+    const runtime = [this.#options.joinCgroupPath, ...wrapperArgs, ...joined, '--', this.#options.path, ...this.#globalArgs(), ...panicArgs] as const
     try {
       return await startMonitored({ ...places, containerId: places.id, conmonPath: this.#options.conmonPath, runtime }, signal)
     } catch (error) {

@@ -30,6 +30,14 @@ function testContainers (name: string, build: (t: Teardown) => Promise<RuntimeRi
     assert.deepEqual(await readLog(places.logPath, 'stderr'), ['two'])
   })
 
+  test(`${name}: a container can be created and started at once`, async t => {
+    const { runtime, run } = await build(t)
+    const places = await run(['sh', '-c', 'echo one; exit 7'])
+    assert.equal(await waitForExit(places, places.id), 7)
+    await waitForStatus(runtime, places.id, ['stopped'])
+    assert.deepEqual(await readLog(places.logPath, 'stdout'), ['one'])
+  })
+
   test(`${name}: without a program a container idles under its init`, async t => {
     const { runtime, create } = await build(t)
     const places = await create()

@@ -23,6 +23,8 @@ export interface RuntimeRig {
   runtime: OciRuntime
   /** Writes a bundle and creates its container; without argv it idles under init. Ended and deleted with the test. */
   create: (argv?: readonly string[]) => Promise<ContainerPlaces>
+  /** The same, and starts it at once. */
+  run: (argv?: readonly string[]) => Promise<ContainerPlaces>
 }
 
 const user = { uid: 1000, gid: 1000, additionalGids: [] }
@@ -39,13 +41,13 @@ export async function buildFakeRig (t: Teardown): Promise<RuntimeRig> {
     await runtime.close()
     await rm(dir, { recursive: true })
   })
-  const create = async (argv?: readonly string[]) => {
+  const make = (verb: 'create' | 'run') => async (argv?: readonly string[]) => {
     const places = await makePlaces(dir)
     await writeSpec(places, { argv, rootfsDir: join(dir, 'rootfs'), initDir: join(dir, 'init'), cgroupPath: '/none', profile: runtime.profile })
-    await runtime.create(places, [])
+    await runtime[verb](places, [])
     return places
   }
-  return { runtime, create }
+  return { runtime, create: make('create'), run: make('run') }
 }
 
 /** A rig over a program of this host. At the end nothing of it may be left. */
@@ -75,15 +77,15 @@ export async function buildProgramRig (t: Teardown, name: 'runsc' | 'runc'): Pro
   const initDir = join(dir, 'init')
   await mkdir(initDir)
   for (const program of ['init', 'idle', 'busybox'] as const) await copyFile(programs[program], join(initDir, program))
-  const create = async (argv?: readonly string[]) => {
+  const make = (verb: 'create' | 'run') => async (argv?: readonly string[]) => {
     const places = await makePlaces(dir)
     await cgroups.create(places.id, cgroupLimits(profile))
     made.push(places)
     await writeSpec(places, { argv, rootfsDir, initDir, cgroupPath: cgroups.ociPath(places.id), profile })
-    await runtime.create(places, cgroups.procsFiles(places.id))
+    await runtime[verb](places, cgroups.procsFiles(places.id))
     return places
   }
-  return { runtime, create }
+  return { runtime, create: make('create'), run: make('run') }
 }
 
 async function makePlaces (dir: string): Promise<ContainerPlaces> {

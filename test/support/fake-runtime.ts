@@ -67,6 +67,12 @@ export class FakeRuntime implements OciRuntime {
     return monitored
   }
 
+  async run (places: ContainerPlaces, cgroupProcsFiles: readonly string[], signal?: AbortSignal): Promise<Monitored> {
+    const monitored = await this.create(places, cgroupProcsFiles, signal)
+    await this.start(places.id, signal)
+    return monitored
+  }
+
   async start (id: string, signal?: AbortSignal): Promise<void> {
     await this.#note('start', id, signal)
     const container = this.#expect(id, ['created'])

@@ -77,11 +77,10 @@ export class SandboxLifecycle {
   async create (options: { start: boolean }): Promise<void> {
     await this.#mutex.runExclusive(async () => {
       await mkdir(this.#places().dir, { recursive: true, mode: 0o700 })
-      await this.#state.move('creating', { holdsRun: true })
+      await this.#state.move('creating', { holdsRun: true, isStarting: options.start })
       await this.#setUp('all')
-      if (!options.start) return await this.#state.move('created', { wasCreated: true })
-      this.#state.passThrough('created')
-      await this.#startContainer()
+      if (options.start) await this.#run()
+      else await this.#state.move('created', { wasCreated: true })
     })
   }
 
@@ -92,14 +91,15 @@ export class SandboxLifecycle {
       assertVerb('start', this.status)
       if (this.status === 'created') {
         await this.#state.save({ unsettled: true })
+        await this.#startContainer()
+        await this.#run()
       } else {
         await this.#releaseRun()
         if (this.record.leaks.length > 0) throw new BerthError('unavailable', 'resources_leaked', 'what the sandbox used before could not be released yet; it is being tried again, so try again later')
-        await this.#state.move('creating', { stopReason: undefined, holdsRun: true })
+        await this.#state.move('creating', { stopReason: undefined, holdsRun: true, isStarting: true })
         await this.#setUp('run')
-        this.#state.passThrough('created')
+        await this.#run()
       }
-      await this.#startContainer()
     })
   }
 
@@ -211,9 +211,14 @@ export class SandboxLifecycle {
 
   async #startContainer (): Promise<void> {
     await this.#orFail(() => timed(this.record.timings, 'start', () => withDeadline(startDeadlineMs, 'the start', signal => this.runtime.start(this.record.id, signal))))
+  }
+
+  /** The container has been started. */
+  async #run (): Promise<void> {
+    if (this.status === 'creating') this.#state.passThrough('created')
     this.record.startedAt = new Date().toISOString()
     this.clock.start()
-    await this.#state.move('running', { end: undefined, unsettled: undefined, wasCreated: true })
+    await this.#state.move('running', { end: undefined, unsettled: undefined, isStarting: undefined, wasCreated: true })
   }
 
   async #orFail (work: () => Promise<void>): Promise<void> {

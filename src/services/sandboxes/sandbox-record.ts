@@ -37,6 +37,8 @@ export interface SandboxRecord {
   unsettled?: boolean
   /** The client has been told of it: from then on only a deletion may make it vanish. */
   wasCreated?: boolean
+  /** The set-up under way starts the container as it makes it. */
+  isStarting?: boolean
   /** Resources of a run may be held on the host; written before the first is taken, taken back when all are released. */
   holdsRun?: boolean
   /** Deletion has begun and must be finished. */

@@ -134,8 +134,9 @@ export function sandboxSteps (parts: StepParts): SandboxStep[] {
       deadlineMs: 60_000,
       async acquire (record, signal) {
         const runtime = runtimeOf(parts, record)
-        const started = await runtime.create(places.container(record.id), cgroups.procsFiles(record.id), signal)
-        record.monitor = started.monitor
+        const make = record.isStarting ? runtime.run.bind(runtime) : runtime.create.bind(runtime)
+        const { monitor } = await make(places.container(record.id), cgroups.procsFiles(record.id), signal)
+        record.monitor = monitor
       },
       release: record => releaseContainer(record, parts),
     },
