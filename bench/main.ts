@@ -6,7 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { findProgram } from '../src/host/programs.ts'
+import { findProgram } from '../src/host/command.ts'
 import { ResourceStack } from '../src/lib/resource-stack.ts'
 import { BareRunsc } from './bare-runsc.ts'
 import { BerthDaemon, readTemplate } from './berth-daemon.ts'
@@ -115,7 +115,7 @@ async function main (): Promise<number> {
   const stopping = new AbortController()
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stopping.abort(new Error(`ended by ${signal}`)))
   const names = ['runsc', 'conmon', 'catatonit', 'podman'] as const
-  const programs = Object.fromEntries(await Promise.all(names.map(async name => [name, await findProgram(name)]))) as Bench['programs']
+  const programs = Object.fromEntries(await Promise.all(names.map(async name => [name, findProgram(name)]))) as Bench['programs']
   const stack = new ResourceStack({ releaseDeadlineMs: 180_000 })
   const dir = await mkdtemp(join(tmpdir(), 'berth-bench-'))
   const progress = (text: string) => { process.stderr.write(`bench: ${new Date().toISOString().slice(11, 19)} ${text}\n`) }

@@ -77,7 +77,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const hostId = await readHostId(join(config.stateDir, 'host-id'))
   const hasHostRestarted = !await exists(places.bootMarkerPath)
 
-  const programs = await discoverPrograms()
+  const programs = discoverPrograms()
   const runtimes = await discoverRuntimes({ defaultRuntime: config.runtime, runtimeRoot: name => places.runtimeRoot(name), programs, joinCgroupPath })
   await installInit(places.initDir, programs)
   const cgroups = await CgroupManager.detect(`/berth/${hostId}`)

@@ -1,6 +1,10 @@
+import { accessSync, constants as fsConstants } from 'node:fs'
 import { constants } from 'node:os'
-import { execa, type Options } from 'execa'
+import { join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { BerthError } from '../errors.ts'
+import { raceWithDelay } from '../lib/race.ts'
+import { startPiped } from './spawn.ts'
 
 export interface CommandResult {
   /** Exit code; 128 + n when a signal ended the program, 124 when its time ran out. */
@@ -33,29 +37,65 @@ const defaultTimeoutMs = 30_000
  * @throws BerthError unavailable `program_not_found` when there is no such program.
  */
 export async function runCommand (file: string, args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-  const { timeoutMs = defaultTimeoutMs, input, maxOutputBytes = 1024 * 1024, cwd, signal } = options
-  const execaOptions: Options = {
-    reject: false,
-    env: cleanEnv,
-    extendEnv: false,
-    stdin: input === undefined ? 'ignore' : 'pipe',
-    timeout: timeoutMs,
-    killSignal: 'SIGKILL',
-    maxBuffer: maxOutputBytes,
-    stripFinalNewline: false,
-    ...(input === undefined ? {} : { input }),
-    ...(cwd === undefined ? {} : { cwd }),
-    ...(signal === undefined ? {} : { cancelSignal: signal }),
+  const { timeoutMs = defaultTimeoutMs, input = '', maxOutputBytes = 1024 * 1024, cwd = '/', signal } = options
+  signal?.throwIfAborted()
+  const path = findProgram(file)
+  if (!path) throw new BerthError('unavailable', 'program_not_found', `the program ${file} is not installed on this host; run: berth doctor`)
+  const program = startPiped(path, { argv: [file, ...args], env: cleanEnv, cwd, isSessionLeader: false })
+  let hasTimedOut = false
+  const timer = setTimeout(() => { hasTimedOut = true; program.kill('SIGKILL') }, timeoutMs)
+  const onAbort = () => program.kill('SIGKILL')
+  signal?.addEventListener('abort', onAbort, { once: true })
+  // It may end without reading its input.
+  program.stdin.on('error', () => {})
+  program.stdin.end(input)
+  const [stdout, stderr] = [collect(program.stdout, maxOutputBytes), collect(program.stderr, maxOutputBytes)]
+  try {
+    const { exitCode, signalNumber } = await program.ended
+    await raceWithDelay(drainMs, [Promise.all([stdout.complete, stderr.complete])])
+    signal?.throwIfAborted()
+    return {
+      exitCode: hasTimedOut ? 124 : exitCode ?? (signalNumber === undefined ? 125 : 128 + signalNumber),
+      stdout: stdout.text(),
+      stderr: stderr.text(),
+    }
+  } finally {
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', onAbort)
+    program.stdout.destroy()
+    program.stderr.destroy()
   }
-  const result = await execa(file, args, execaOptions)
-  if (result.code === 'ENOENT') {
-    throw new BerthError('unavailable', 'program_not_found', `the program ${file} is not installed on this host; run: berth doctor`)
-  }
-  if (signal?.aborted) throw signal.reason
-  return {
-    exitCode: result.timedOut ? 124 : (result.exitCode ?? (result.signal ? 128 + (signalNumbers[result.signal] ?? 0) : 125)),
-    stdout: typeof result.stdout === 'string' ? result.stdout : '',
-    stderr: typeof result.stderr === 'string' ? result.stderr : '',
+}
+
+/** A process that the program left behind may hold its pipes: what is in them by then is read, no more. */
+const drainMs = 1000
+
+/** Reads a stream to its end and keeps the beginning. */
+function collect (stream: Readable, maxBytes: number): { complete: Promise<void>, text: () => string } {
+  const chunks: Buffer[] = []
+  let bytes = 0
+  const { promise: complete, resolve } = Promise.withResolvers<void>()
+  stream.on('data', (chunk: Buffer) => {
+    if (bytes < maxBytes) chunks.push(chunk.subarray(0, maxBytes - bytes))
+    bytes += chunk.length
+  })
+  stream.on('error', () => resolve())
+  stream.on('close', () => resolve())
+  return { complete, text: () => Buffer.concat(chunks).toString() }
+}
+
+/** The path of a program in the directories where a host keeps its own, or undefined. A path is taken as it is. */
+export function findProgram (name: string): string | undefined {
+  const paths = name.includes('/') ? [name] : (cleanEnv['PATH'] ?? '').split(':').map(dir => join(dir, name))
+  return paths.find(isExecutable)
+}
+
+function isExecutable (path: string): boolean {
+  try {
+    accessSync(path, fsConstants.X_OK)
+    return true
+  } catch {
+    return false
   }
 }
 

@@ -2,14 +2,16 @@
  * conmon, the monitor of podman and CRI-O: one small process per container or exec that outlives the daemon,
  * writes its output to a log and its exit code to a file (conmon(8); the sync pipe and the ctl fifo as in conmon's sources, version 2.1).
  */
-import { spawn } from 'node:child_process'
-import { watch } from 'node:fs'
+import { closeSync, watch } from 'node:fs'
 import { constants, open, readFile } from 'node:fs/promises'
+import { Socket } from 'node:net'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { BerthError } from '../errors.ts'
 import { cleanEnv } from './command.ts'
+import { makePipe } from './libc.ts'
 import { findProcess, type ProcessIdentity } from './process.ts'
+import { startProgram } from './spawn.ts'
 
 export interface MonitorSpec {
   conmonPath: string
@@ -47,19 +49,22 @@ export class RuntimeRefusal extends Error {
  * @throws RuntimeRefusal with the runtime's message.
  */
 export async function startMonitored (spec: MonitorSpec, signal?: AbortSignal): Promise<Monitored> {
-  const child = spawn(spec.conmonPath, conmonArgs(spec), {
-    env: { ...cleanEnv, _OCI_SYNCPIPE: '3' },
-    cwd: '/',
-    detached: true,
-    stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
-  })
-  const spawned = new Promise<void>((resolve, reject) => {
-    child.once('spawn', resolve)
-    child.once('error', cause => reject(new BerthError('unavailable', 'program_not_found', 'conmon could not be started on this host; run: berth doctor', { cause })))
-  })
-  const report = readFirstLine(child.stdio[3] as Readable, signal)
-  await Promise.all([spawned, report])
-  const answer = parseSyncReport(await report)
+  const sync = makePipe()
+  try {
+    startProgram(spec.conmonPath, {
+      argv: ['conmon', ...conmonArgs(spec)],
+      env: { ...cleanEnv, _OCI_SYNCPIPE: '3' },
+      cwd: '/',
+      stdio: [null, null, null, sync.writeFd],
+      isSessionLeader: true,
+    })
+  } catch (cause) {
+    closeSync(sync.readFd)
+    throw new BerthError('unavailable', 'program_not_found', 'conmon could not be started on this host; run: berth doctor', { cause })
+  } finally {
+    closeSync(sync.writeFd)
+  }
+  const answer = parseSyncReport(await readFirstLine(new Socket({ fd: sync.readFd, readable: true, writable: false }), signal))
   const monitorPid = Number(await readFile(join(spec.runDir, 'conmon.pid'), 'latin1'))
   const monitor = findProcess(monitorPid) ?? { pid: monitorPid, startTicks: '' }
   return { monitor, pid: answer }

@@ -6,14 +6,34 @@ const libc = koffi.load('libc.so.6')
 const mountCall = libc.func('int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)')
 const umountCall = libc.func('int umount2(const char *target, int flags)')
 const flockCall = libc.func('int flock(int fd, int operation)')
+const spawnCall = libc.func('int posix_spawn(_Out_ int *pid, const char *path, void *actions, void *attributes, const char **argv, const char **envp)')
+const actionsInitCall = libc.func('int posix_spawn_file_actions_init(void *actions)')
+const actionsDestroyCall = libc.func('int posix_spawn_file_actions_destroy(void *actions)')
+const addDup2Call = libc.func('int posix_spawn_file_actions_adddup2(void *actions, int fd, int newFd)')
+const addOpenCall = libc.func('int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, int flags, unsigned int mode)')
+const addChdirCall = libc.func('int posix_spawn_file_actions_addchdir_np(void *actions, const char *path)')
+const attributesInitCall = libc.func('int posix_spawnattr_init(void *attributes)')
+const setFlagsCall = libc.func('int posix_spawnattr_setflags(void *attributes, short flags)')
+const setSigdefaultCall = libc.func('int posix_spawnattr_setsigdefault(void *attributes, void *set)')
+const setSigmaskCall = libc.func('int posix_spawnattr_setsigmask(void *attributes, void *set)')
+const sigfillsetCall = libc.func('int sigfillset(void *set)')
+const sigemptysetCall = libc.func('int sigemptyset(void *set)')
+const waitpidCall = libc.func('int waitpid(int pid, _Out_ int *status, int options)')
 const pipeCall = libc.func('int pipe2(int *fds, int flags)')
 
-// mount(2), flock(2) and open(2), Linux ABI
+// mount(2), flock(2), open(2), waitpid(2) and spawn.h, Linux ABI with glibc
 export const MS_NODEV = 4
 export const UMOUNT_NOFOLLOW = 8
 const LOCK_EX = 2
 const LOCK_NB = 4
 const O_CLOEXEC = 0o2000000
+const O_RDWR = 2
+const WNOHANG = 1
+const SPAWN_SETSIGDEF = 0x04
+const SPAWN_SETSIGMASK = 0x08
+const SPAWN_SETSID = 0x80
+// Not smaller than glibc's structures on any architecture (80, 336 and 128 bytes on x86-64).
+const structBytes = 512
 
 const errorNames = new Map(Object.entries(koffi.os.errno).map(([name, number]) => [number, name]))
 
@@ -40,4 +60,64 @@ export function makePipe (): { readFd: number, writeFd: number } {
   const fds = new Int32Array(2)
   if (pipeCall(fds, O_CLOEXEC) !== 0) throw new Error(`pipe2: ${errorNames.get(koffi.errno()) ?? 'UNKNOWN'}`)
   return { readFd: fds[0] ?? -1, writeFd: fds[1] ?? -1 }
+}
+
+export interface SpawnOptions {
+  argv: readonly string[]
+  env: Readonly<Record<string, string>>
+  cwd: string
+  /** What becomes file descriptor 0, 1, 2 …: an open one of ours above them, or `null` for /dev/null. Nothing else is passed on. */
+  stdio: ReadonlyArray<number | null>
+  /** Whether it leads a session of its own. */
+  isSessionLeader: boolean
+}
+
+/**
+ * posix_spawn(3) with default signals. glibc shares the memory until the exec, where fork(2) would copy the page tables:
+ * 0.16 ms in the place of 7 ms for a daemon of 170 MB. Throws an Error with `code`; ENOENT where there is no such program.
+ */
+export function spawnProcess (path: string, options: SpawnOptions): number {
+  const actions = Buffer.alloc(structBytes)
+  actionsInitCall(actions)
+  try {
+    addChdirCall(actions, options.cwd)
+    for (const [fd, source] of options.stdio.entries()) {
+      if (source === null) addOpenCall(actions, fd, '/dev/null', O_RDWR, 0)
+      else addDup2Call(actions, source, fd)
+    }
+    const pid = [0]
+    const environment = Object.entries(options.env).map(([name, value]) => `${name}=${value}`)
+    const error = spawnCall(pid, path, actions, options.isSessionLeader ? sessionAttributes : plainAttributes, [...options.argv, null], [...environment, null]) as number
+    if (error !== 0) throw Object.assign(new Error(`posix_spawn of ${path}: ${errorNames.get(error) ?? error}`), { code: errorNames.get(error) ?? 'UNKNOWN' })
+    return pid[0] ?? -1
+  } finally {
+    actionsDestroyCall(actions)
+  }
+}
+
+const plainAttributes = makeAttributes(SPAWN_SETSIGDEF | SPAWN_SETSIGMASK)
+const sessionAttributes = makeAttributes(SPAWN_SETSIGDEF | SPAWN_SETSIGMASK | SPAWN_SETSID)
+
+/** Node ignores SIGPIPE, and a child would inherit that. */
+function makeAttributes (flags: number): Buffer {
+  const attributes = Buffer.alloc(structBytes)
+  const set = Buffer.alloc(structBytes)
+  attributesInitCall(attributes)
+  setFlagsCall(attributes, flags)
+  sigfillsetCall(set)
+  setSigdefaultCall(attributes, set)
+  sigemptysetCall(set)
+  setSigmaskCall(attributes, set)
+  return attributes
+}
+
+/** waitpid(2) without waiting: how a child of ours has ended, or undefined while it runs. A child that is not there ended in an unknown way. */
+export function reapProcess (pid: number): { exitCode?: number, signalNumber?: number } | undefined {
+  const status = [0]
+  const found = waitpidCall(pid, status, WNOHANG) as number
+  if (found === 0) return undefined
+  if (found !== pid) return {}
+  const word = status[0] ?? 0
+  const signalNumber = word & 0x7f
+  return signalNumber === 0 ? { exitCode: (word >> 8) & 0xff } : { signalNumber }
 }

@@ -2,7 +2,6 @@
  * One interface over OCI runtimes (opencontainers/runtime-spec, runtime.md; the command line as runc has it).
  * What differs between runsc and runc is data: a profile. Only this file reads their exit codes and messages.
  */
-import type { ChildProcess } from 'node:child_process'
 import { access, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -11,7 +10,7 @@ import { pollUntil } from '../lib/poll.ts'
 import { cleanEnv, runCommand, signalName, type CommandResult } from './command.ts'
 import { RuntimeRefusal, startMonitored, type Monitored } from './conmon.ts'
 import type { OciProcess } from './oci-spec.ts'
-import { spawnWithPipes } from './stdio-pipes.ts'
+import { startPiped, type PipedProgram } from './spawn.ts'
 
 export type ContainerStatus = 'creating' | 'created' | 'running' | 'paused' | 'stopped'
 
@@ -35,7 +34,7 @@ export interface ExecPlaces {
 
 /** A process attached to this daemon by pipes. */
 export interface AttachedProcess {
-  child: ChildProcess
+  child: Pick<PipedProgram, 'stdin' | 'stdout' | 'stderr' | 'kill'>
   /** Resolves when the client has ended, with what that means. Output may still be in the pipes. */
   ended: Promise<{ exitCode: number, signal?: string }>
   /** Resolves with true when the process inside has started, with false when it was refused: then what the client wrote is the runtime's own. */
@@ -214,12 +213,8 @@ export class CommandRuntime implements OciRuntime {
     const errorPath = join(places.runDir, 'error.json')
     await writeFile(specPath, JSON.stringify(process), { mode: 0o600 })
     const args = [...this.#globalArgs(), '--log', errorPath, '--log-format', 'json', 'exec', '--process', specPath, ...this.#execPidOptions(places), places.containerId]
-    const child = spawnWithPipes(this.#options.path, args, { env: cleanEnv, cwd: '/' })
-    const ended = new Promise<number>((resolve, reject) => {
-      child.once('error', reject)
-      child.once('exit', (code, signal) => resolve(code ?? (signal === 'SIGKILL' ? 137 : 128)))
-    })
-    const classified = ended.then(code => this.#classifyExecEnd(code, errorPath))
+    const child = startPiped(this.#options.path, { argv: [this.profile.name, ...args], env: cleanEnv, cwd: '/', isSessionLeader: false })
+    const classified = child.ended.then(({ exitCode, signalNumber }) => this.#classifyExecEnd(exitCode ?? 128 + (signalNumber ?? 0), errorPath))
     return { child, ended: classified, hasStarted: () => hasStarted(this.#pidPath(places), classified) }
   }
 

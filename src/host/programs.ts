@@ -1,9 +1,7 @@
 /** Which of the programs a host needs are here, and what they are. */
-import { access, constants } from 'node:fs/promises'
-import { join } from 'node:path'
 import { BerthError } from '../errors.ts'
 import type { RuntimeInfo } from '../schemas/host.ts'
-import { cleanEnv, runCommand } from './command.ts'
+import { findProgram, runCommand } from './command.ts'
 import { CommandRuntime, runtimeProfiles, type OciRuntime } from './oci-runtime.ts'
 
 export interface HostPrograms {
@@ -17,22 +15,12 @@ export interface HostPrograms {
 }
 
 /** @throws BerthError unavailable `program_not_found` with the command that mends it. */
-export async function discoverPrograms (): Promise<HostPrograms> {
-  const [conmon, init, idle, busybox] = await Promise.all([mustFindProgram('conmon'), mustFindProgram('tini-static'), mustFindProgram('catatonit'), mustFindProgram('busybox')])
-  return { conmon, init, idle, busybox }
+export function discoverPrograms (): HostPrograms {
+  return { conmon: mustFindProgram('conmon'), init: mustFindProgram('tini-static'), idle: mustFindProgram('catatonit'), busybox: mustFindProgram('busybox') }
 }
 
-/** The path of a program in the directories where a host keeps its own, or undefined. */
-export async function findProgram (name: string): Promise<string | undefined> {
-  for (const dir of (cleanEnv['PATH'] ?? '').split(':')) {
-    const path = join(dir, name)
-    if (await access(path, constants.X_OK).then(() => true, () => false)) return path
-  }
-  return undefined
-}
-
-async function mustFindProgram (name: string): Promise<string> {
-  const path = await findProgram(name)
+function mustFindProgram (name: string): string {
+  const path = findProgram(name)
   if (!path) throw new BerthError('unavailable', 'program_not_found', `${name} is not installed on this host; run: berth doctor`)
   return path
 }
@@ -50,7 +38,7 @@ export async function discoverRuntimes (options: DiscoverRuntimesOptions): Promi
   const infos: RuntimeInfo[] = []
   let problem = 'is not installed on this host'
   for (const profile of Object.values(runtimeProfiles)) {
-    const path = await findProgram(profile.name)
+    const path = findProgram(profile.name)
     const version = path ? parseRuntimeVersion((await runCommand(path, ['--version'])).stdout) : undefined
     if (!path || !version || isTooOld(version, profile.oldestRelease)) {
       if (path && profile.name === options.defaultRuntime) problem = version ? `of this host is too old (${version}; ${profile.oldestRelease} or later is needed)` : 'of this host does not say its version'

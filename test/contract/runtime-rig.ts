@@ -8,7 +8,8 @@ import { CgroupManager, type CgroupLimits } from '../../src/host/cgroup.ts'
 import { readExitCode } from '../../src/host/conmon.ts'
 import { CommandRuntime, runtimeProfiles, type ContainerPlaces, type ContainerStatus, type ExecPlaces, type OciRuntime } from '../../src/host/oci-runtime.ts'
 import { buildProcess, buildSpec, initMountPoint, type OciProcess, type ProcessRequest } from '../../src/host/oci-spec.ts'
-import { discoverPrograms, findProgram } from '../../src/host/programs.ts'
+import { findProgram } from '../../src/host/command.ts'
+import { discoverPrograms } from '../../src/host/programs.ts'
 import { randomId } from '../../src/lib/id.ts'
 import { pollUntil } from '../../src/lib/poll.ts'
 import { FakeRuntime } from '../support/fake-runtime.ts'
@@ -54,9 +55,9 @@ export async function buildFakeRig (t: Teardown): Promise<RuntimeRig> {
 export async function buildProgramRig (t: Teardown, name: 'runsc' | 'runc'): Promise<RuntimeRig> {
   const dir = await mkdtemp(join(tmpdir(), 'berth-rig-'))
   const hostId = randomId('hst')
-  const programs = await discoverPrograms()
+  const programs = discoverPrograms()
   const profile = runtimeProfiles[name]
-  const path = await findProgram(name)
+  const path = findProgram(name)
   assert.ok(profile && path, `${name} is installed`)
   const cgroups = await CgroupManager.detect(`/berth/${hostId}`)
   await cgroups.open()

@@ -123,7 +123,7 @@ export class FakeRuntime implements OciRuntime {
     await this.#note('exec', places.containerId)
     const [stdin, stdout, stderr] = [new PassThrough(), new PassThrough(), new PassThrough()]
     const outputs = { stdout, stderr }
-    const child = Object.assign(new PassThrough(), { stdin, stdout, stderr, kill: () => true }) as unknown as ChildProcess
+    const child = { stdin, stdout, stderr, kill: () => {} }
     // A refusal comes where the runtime's client would end, not where it is started.
     const ended = (async () => {
       try {

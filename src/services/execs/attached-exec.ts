@@ -32,8 +32,8 @@ export async function runAttached (attached: AttachedProcess, options: AttachedO
   options.signal?.addEventListener('abort', kill, { once: true })
   if (options.signal?.aborted) kill()
   // The process may end without reading its input.
-  child.stdin?.on('error', () => {})
-  child.stdin?.end(options.stdin)
+  child.stdin.on('error', () => {})
+  child.stdin.end(options.stdin)
   let isStarted: Promise<boolean> | undefined
   const started = () => (isStarted ??= attached.hasStarted())
   const read = Promise.all([
@@ -49,13 +49,12 @@ export async function runAttached (attached: AttachedProcess, options: AttachedO
   } finally {
     clearTimeout(timer)
     options.signal?.removeEventListener('abort', kill)
-    child.stdout?.destroy()
-    child.stderr?.destroy()
+    child.stdout.destroy()
+    child.stderr.destroy()
   }
 }
 
-async function readAll (stream: Readable | null, onChunk: (chunk: Buffer) => Promise<void> | undefined): Promise<void> {
-  if (!stream) return
+async function readAll (stream: Readable, onChunk: (chunk: Buffer) => Promise<void> | undefined): Promise<void> {
   try {
     for await (const chunk of stream) await onChunk(chunk as Buffer)
   } catch { /* destroyed when the time to drain is over */ }

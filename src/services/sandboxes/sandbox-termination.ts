@@ -24,9 +24,9 @@ export async function askToEnd (record: SandboxRecord, runtime: OciRuntime, plac
   })
   await mkdir(execPlaces.runDir, { recursive: true })
   const exitCode = await runtime.exec(execPlaces, process).then(async attached => {
-    attached.child.stdout?.resume()
-    attached.child.stderr?.resume()
-    attached.child.stdin?.end()
+    attached.child.stdout.resume()
+    attached.child.stderr.resume()
+    attached.child.stdin.end()
     return (await attached.ended).exitCode
   }).catch(() => undefined)
   // The helper cannot start where the sandbox has used up its processes or memory: then the runtime signals all, init too.
