@@ -11,6 +11,7 @@ const actionsInitCall = libc.func('int posix_spawn_file_actions_init(void *actio
 const actionsDestroyCall = libc.func('int posix_spawn_file_actions_destroy(void *actions)')
 const addDup2Call = libc.func('int posix_spawn_file_actions_adddup2(void *actions, int fd, int newFd)')
 const addOpenCall = libc.func('int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, int flags, unsigned int mode)')
+const addCloseFromCall = libc.func('int posix_spawn_file_actions_addclosefrom_np(void *actions, int from)')
 const addChdirCall = libc.func('int posix_spawn_file_actions_addchdir_np(void *actions, const char *path)')
 const attributesInitCall = libc.func('int posix_spawnattr_init(void *attributes)')
 const setFlagsCall = libc.func('int posix_spawnattr_setflags(void *attributes, short flags)')
@@ -85,6 +86,8 @@ export function spawnProcess (path: string, options: SpawnOptions): number {
       if (source === null) addOpenCall(actions, fd, '/dev/null', O_RDWR, 0)
       else addDup2Call(actions, source, fd)
     }
+    // What the daemon itself was started with, open without close-on-exec.
+    addCloseFromCall(actions, options.stdio.length)
     const pid = [0]
     const environment = Object.entries(options.env).map(([name, value]) => `${name}=${value}`)
     const error = spawnCall(pid, path, actions, options.isSessionLeader ? sessionAttributes : plainAttributes, [...options.argv, null], [...environment, null]) as number
