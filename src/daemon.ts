@@ -1,5 +1,5 @@
 /** The wiring: builds every service in order into one resource stack. Read top to bottom; each line uses only lines above it. */
-import { lstat, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -10,6 +10,7 @@ import { BerthError } from './errors.ts'
 import { CgroupManager } from './host/cgroup.ts'
 import { LockFile } from './host/lock-file.ts'
 import { discoverPrograms, discoverRuntimes } from './host/programs.ts'
+import { removeTrees } from './host/remove.ts'
 import { writeDurably } from './lib/durable-file.ts'
 import { randomId } from './lib/id.ts'
 import { ResourceStack } from './lib/resource-stack.ts'
@@ -75,7 +76,13 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   await stack.acquire('state lock', () => LockFile.acquire(places.lockPath, `the state directory ${config.stateDir}`), lock => lock.release())
   await stack.acquire('run lock', () => LockFile.acquire(places.runLockPath, `the run directory ${config.runDir}`), lock => lock.release())
   const hostId = await readHostId(join(config.stateDir, 'host-id'))
-  const hasHostRestarted = !await exists(places.bootMarkerPath)
+  const bootId = await readFile('/proc/sys/kernel/random/boot_id', 'latin1')
+  const hasHostRestarted = await readFile(places.bootMarkerPath, 'latin1').catch(() => '') !== bootId
+  if (hasHostRestarted) {
+    // What another boot left here describes processes that are gone, by pids that others may have.
+    await removeTrees([places.runSandboxesDir, places.runtimesDir])
+    await makeDirectories(places)
+  }
 
   const programs = discoverPrograms()
   const runtimes = await discoverRuntimes({ defaultRuntime: config.runtime, runtimeRoot: name => places.runtimeRoot(name), programs, joinCgroupPath })
@@ -134,7 +141,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const reconciler = new SandboxReconciler({ places, cgroups, runtimes: runtimes.byName, logger })
   await reconciler.adopt(sandboxes.all(), { hasHostRestarted })
   await execs.adopt()
-  await writeFile(places.bootMarkerPath, '')
+  await writeFile(places.bootMarkerPath, bootId)
   const adoptedMs = Math.round(performance.now() - startedMs)
   const reclaimed = await reconciler.reclaimStrangers(sandboxes.all())
   await sandboxes.removeUnreadable()
@@ -245,10 +252,6 @@ async function readHostId (path: string): Promise<string> {
   return id
 }
 
-async function exists (path: string): Promise<boolean> {
-  return await lstat(path).then(() => true, () => false)
-}
-
 /** Lets requests under way come to their end, within the grace; then those that would not are told to. */
 async function closeApp (app: { close: () => Promise<unknown> }, graceMs: number, forcing: AbortController): Promise<void> {
   const timer = setTimeout(() => forcing.abort(hostStopping()), graceMs)
@@ -283,7 +286,7 @@ async function reclaimAll (parts: {
   await images.evict({ keepBytes: 0 })
   await cgroups.close()
   await rm(config.socketPath, { force: true })
-  for (const path of [places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.initDir, join(places.runDir, 'runtimes'), places.bootMarkerPath]) {
+  for (const path of [places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.initDir, places.runtimesDir, places.bootMarkerPath]) {
     await rm(path, { recursive: true, force: true })
   }
 }

@@ -18,6 +18,7 @@ async function serve (flags: ServeOptions): Promise<number> {
   const daemon = await startDaemon({ config, logger, version })
   if (config.reclaimAndExit) return 0
   logger.info({ url: daemon.url, socketPath: daemon.socketPath, tokenPath: daemon.tokenPath }, 'berth is ready')
+  process.stdout.write(`berth listens at ${daemon.url} and ${daemon.socketPath}; the admin token is in ${daemon.tokenPath}\n`)
   return await new Promise<number>(resolve => {
     closeWithGrace({ delay: config.shutdownGraceMs + 60_000, logger: { error: (text: string) => { logger.error(text) } } }, async ({ err, signal }) => {
       if (err) logger.fatal({ err }, 'the daemon ends because of an error')

@@ -34,8 +34,14 @@ test('fifty running sandboxes are adopted with their monitors, and go on', async
   t.diagnostic(`${ids.length} sandboxes were adopted in ${reconciled?.adoptedMs} ms`)
 })
 
-for (const areMountsKept of [false, true]) {
-  test(`after a reboot sandboxes say host_restarted, nothing is left, and they start again on their files (mounts ${areMountsKept ? 'kept' : 'gone'})`, async t => {
+const reboots = [
+  { what: 'everything but the disk is gone', areMountsKept: false, isRunDirKept: false },
+  { what: 'somebody emptied the run directory', areMountsKept: true, isRunDirKept: false },
+  { what: 'the run directory is on the disk', areMountsKept: false, isRunDirKept: true },
+]
+
+for (const { what, ...kept } of reboots) {
+  test(`after a reboot sandboxes say host_restarted, nothing is left, and they start again on their files (${what})`, async t => {
     const daemon = await TestDaemon.start(t)
     const running = await daemon.create()
     const paused = await daemon.create({ resources: { diskBytes: 64 * 1024 ** 2 } })
@@ -46,7 +52,7 @@ for (const areMountsKept of [false, true]) {
     const detached = await daemon.request<{ id: string }>('POST', `/v1/sandboxes/${running.id}/execs`, { argv: ['sleep', '1000'], detach: true })
     await daemon.request('POST', `/v1/sandboxes/${paused.id}/pause`)
     await daemon.end('SIGKILL')
-    await simulateReboot(daemon, { areMountsKept })
+    await simulateReboot(daemon, kept)
     await daemon.start()
     for (const { id } of [running, paused, created]) {
       const { status, end } = await daemon.sandbox(id)

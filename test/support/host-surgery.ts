@@ -1,5 +1,5 @@
 /** What accidents do to a host, done to one test daemon's part of it: reads and ends its processes by pid, never by name. */
-import { readFile, rm, readdir } from 'node:fs/promises'
+import { readFile, rm, readdir, writeFile } from 'node:fs/promises'
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -45,9 +45,10 @@ export function isRunning (pid: number): boolean {
 
 /**
  * What a reboot does, with the daemon down: every process ends at once, control groups and the run directory are gone.
- * Mounts go too, unless they are to stay (then it is as if somebody had emptied the run directory by hand).
+ * Mounts go too, unless they are to stay (then it is as if somebody had emptied the run directory by hand);
+ * a run directory that stays is of another boot.
  */
-export async function simulateReboot (daemon: TestDaemon, options: { areMountsKept: boolean }): Promise<void> {
+export async function simulateReboot (daemon: TestDaemon, options: { areMountsKept: boolean, isRunDirKept: boolean }): Promise<void> {
   const leftovers = await findLeftovers(daemon)
   const words = leftovers.map(line => line.split(' '))
   const cgroups = words.filter(([kind]) => kind === 'cgroup').map(([, path = '']) => path)
@@ -65,5 +66,6 @@ export async function simulateReboot (daemon: TestDaemon, options: { areMountsKe
   if (!options.areMountsKept) {
     for (const [kind, path = ''] of words) if (kind === 'mount') await run('umount', [path])
   }
+  if (options.isRunDirKept) return await writeFile(join(daemon.runDir, 'boot'), 'another boot\n')
   for (const name of await readdir(daemon.runDir)) await rm(join(daemon.runDir, name), { recursive: true })
 }

@@ -47,17 +47,15 @@ export class SandboxClock {
     this.#record.pausedRemainingMs = undefined
   }
 
-  /** Moves the deadline to this long from now, if that is later than it is. */
+  /** Moves the deadline to this long from now, if that is later than it is; for one that has not started, from its start. */
   extend (timeoutMs: number): void {
-    const paused = this.#record.pausedRemainingMs
+    const { pausedRemainingMs: paused, deadlineAt, startedAt } = this.#record
+    const now = Date.now()
+    const leftMs = paused ? paused.deadline ?? 0 : deadlineAt === undefined ? 0 : Date.parse(deadlineAt) - now
+    if (timeoutMs <= leftMs) return
     this.#record.timeoutMs = timeoutMs
-    if (paused) {
-      paused.deadline = Math.max(paused.deadline ?? 0, timeoutMs)
-    } else if (this.#record.startedAt !== undefined) {
-      const now = Date.now()
-      const current = this.#record.deadlineAt === undefined ? 0 : Date.parse(this.#record.deadlineAt)
-      this.#record.deadlineAt = isoTime(Math.max(current, now + timeoutMs))
-    }
+    if (paused) paused.deadline = timeoutMs
+    else if (startedAt !== undefined) this.#record.deadlineAt = isoTime(now + timeoutMs)
   }
 
   /** Something is being done in the sandbox; answers how to say that it is over. */

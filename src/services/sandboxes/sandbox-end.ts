@@ -9,6 +9,8 @@ export interface EndFacts {
   /** Why we ended it ourselves, if we did. */
   stopReason: EndReason | undefined
   oomKills: number
+  /** The processes inside are the host's own: the one that the kernel killed says 137, and others may have been killed long before. */
+  sharesHostKernel: boolean
   peakMemoryBytes: number | undefined
   /** The runtime left last words: it crashed. */
   hasCrashed: boolean
@@ -24,7 +26,7 @@ const SIGTERM = 15
  * A shutdown of the host ends processes by SIGTERM and SIGKILL: such a code after a restart is the restart's.
  */
 export function classifyEnd (facts: EndFacts): SandboxEnd {
-  const { exitCode, stopReason, oomKills, peakMemoryBytes, hasCrashed, hasHostRestarted, at } = facts
+  const { exitCode, stopReason, oomKills, sharesHostKernel, peakMemoryBytes, hasCrashed, hasHostRestarted, at } = facts
   const signalNumber = exitCode !== undefined && exitCode > 128 ? exitCode - 128 : undefined
   const signal = signalNumber === undefined ? undefined : signalName(signalNumber)
   const common = {
@@ -33,7 +35,10 @@ export function classifyEnd (facts: EndFacts): SandboxEnd {
     ...(signal === undefined ? {} : { signal }),
     ...(peakMemoryBytes ? { peakMemoryBytes } : {}),
   }
-  if (stopReason === undefined && oomKills > 0 && exitCode !== 0) return { reason: 'out_of_memory', ...common, message: 'the sandbox needed more memory than its limit; give it more memoryBytes' }
+  const mayBeKilled = exitCode === undefined || (sharesHostKernel ? signalNumber === SIGKILL : exitCode !== 0)
+  if (stopReason === undefined && oomKills > 0 && mayBeKilled) {
+    return { reason: 'out_of_memory', ...common, message: 'the sandbox needed more memory than its limit; give it more memoryBytes' }
+  }
   if (stopReason !== undefined) return { reason: stopReason, ...common }
   if (hasCrashed) return { reason: 'runtime_crashed', ...common, message: 'the OCI runtime crashed under the sandbox; the daemon\'s log has its last words' }
   const endedByShutdown = exitCode === undefined || signalNumber === SIGKILL || signalNumber === SIGTERM

@@ -279,6 +279,7 @@ export class SandboxLifecycle {
       exitCode: await this.#exitCode(),
       stopReason: this.record.stopReason,
       oomKills: usage?.oomKills ?? 0,
+      sharesHostKernel: this.#parts.runtimes.get(this.record.runtime)?.profile.sharesHostKernel ?? false,
       peakMemoryBytes: usage?.peakMemoryBytes,
       hasCrashed: crash !== undefined,
       hasHostRestarted: facts.hasHostRestarted,

@@ -35,13 +35,14 @@ export class HostPlaces {
   get sandboxesDir (): string { return join(this.stateDir, 'sandboxes') }
   get imagesDir (): string { return join(this.stateDir, 'images') }
   get runSandboxesDir (): string { return join(this.runDir, 'sandboxes') }
+  get runtimesDir (): string { return join(this.runDir, 'runtimes') }
   get initDir (): string { return join(this.runDir, 'init') }
-  /** Made in each boot; missing means that the host was restarted. */
+  /** Holds the id of the boot in which a daemon last took over; another one, or none, means that the host was restarted since. */
   get bootMarkerPath (): string { return join(this.runDir, 'boot') }
   get lockPath (): string { return join(this.stateDir, 'lock') }
   get runLockPath (): string { return join(this.runDir, 'lock') }
 
-  runtimeRoot (name: string): string { return join(this.runDir, 'runtimes', name) }
+  runtimeRoot (name: string): string { return join(this.runtimesDir, name) }
 
   sandbox (id: string, hasDisk = false): SandboxPlaces {
     const dir = join(this.sandboxesDir, id)
