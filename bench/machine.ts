@@ -1,4 +1,5 @@
 /** What the figures were taken on: a figure without it says nothing. */
+import { basename } from 'node:path'
 import { readdir, readFile } from 'node:fs/promises'
 import { cpus, loadavg, release, totalmem } from 'node:os'
 import { runChild } from './child.ts'
@@ -50,7 +51,7 @@ export async function findPids (program: string, dir: string): Promise<number[]>
   const pids = (await readdir('/proc')).filter(name => /^\d+$/.test(name))
   const found = await Promise.all(pids.map(async pid => {
     const argv = (await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '')).split('\0')
-    return argv[0]?.endsWith(`/${program}`) && argv.some(argument => argument.includes(`${dir}/`)) ? Number(pid) : undefined
+    return basename(argv[0] ?? '') === program && argv.some(argument => argument.includes(`${dir}/`)) ? Number(pid) : undefined
   }))
   return found.filter(pid => pid !== undefined)
 }
