@@ -61,13 +61,16 @@ export class SandboxManager {
   async open (): Promise<void> {
     const { places } = this.#options
     const ids = await readdir(places.sandboxesDir)
+    const records: SandboxRecord[] = []
     while (ids.length > 0) {
       await Promise.all(ids.splice(0, maxOpenRecords).map(async id => {
         const record = await readRecord(places.sandbox(id).recordPath)
-        if (record?.id === id) this.#add(record)
+        if (record?.id === id) records.push(record)
         else this.#unreadable.add(id)
       }))
     }
+    // In the order of creation, as those to come will be: a list has next to nothing to sort.
+    for (const record of records.sort(compareKeys)) this.#add(record)
   }
 
   /** @throws BerthError as the request, the image or the host make necessary; nothing is left then. */
@@ -107,14 +110,15 @@ export class SandboxManager {
     const limit = filter.limit ?? defaultPageSize
     const matches = this.all()
       .filter(({ record }) => matchesFilter(record, filter))
-      .sort((a, b) => compareKeys(pageKey(b.record), pageKey(a.record)))
+      .reverse()
+      .sort((a, b) => compareKeys(b.record, a.record))
     const after = filter.cursor === undefined ? undefined : decodeCursor(filter.cursor)
-    const rest = after === undefined ? matches : matches.filter(({ record }) => compareKeys(pageKey(record), after) < 0)
+    const rest = after === undefined ? matches : matches.filter(({ record }) => compareKeys(record, after) < 0)
     const page = rest.slice(0, limit)
     const last = page.at(-1)
     return {
       items: page.map(({ record }) => toWire(record)),
-      ...(last && rest.length > page.length ? { nextCursor: encodeCursor(pageKey(last.record)) } : {}),
+      ...(last && rest.length > page.length ? { nextCursor: encodeCursor(last.record) } : {}),
     }
   }
 
@@ -293,24 +297,20 @@ function matchesFilter (record: SandboxRecord, filter: SandboxFilter): boolean {
 }
 
 /** Creation time, then id: stable while sandboxes come and go. */
-type PageKey = readonly [string, string]
-
-function pageKey (record: SandboxRecord): PageKey {
-  return [record.createdAt, record.id]
-}
+type PageKey = Pick<SandboxRecord, 'createdAt' | 'id'>
 
 function compareKeys (a: PageKey, b: PageKey): number {
-  if (a[0] !== b[0]) return a[0] < b[0] ? -1 : 1
-  if (a[1] !== b[1]) return a[1] < b[1] ? -1 : 1
+  if (a.createdAt !== b.createdAt) return a.createdAt < b.createdAt ? -1 : 1
+  if (a.id !== b.id) return a.id < b.id ? -1 : 1
   return 0
 }
 
-function encodeCursor (key: PageKey): string {
-  return Buffer.from(key.join(' ')).toString('base64url')
+function encodeCursor ({ createdAt, id }: PageKey): string {
+  return Buffer.from(`${createdAt} ${id}`).toString('base64url')
 }
 
 function decodeCursor (cursor: string): PageKey {
-  const match = /^(\S{24}) (sbx_[a-z0-9]{20})$/.exec(Buffer.from(cursor, 'base64url').toString('latin1'))
-  if (!match?.[1] || !match[2]) throw new BerthError('invalid_argument', 'invalid_cursor', 'cursor is not one that a list answered; leave it out to begin anew')
-  return [match[1], match[2]]
+  const [, createdAt, id] = /^(\S{24}) (sbx_[a-z0-9]{20})$/.exec(Buffer.from(cursor, 'base64url').toString('latin1')) ?? []
+  if (!createdAt || !id) throw new BerthError('invalid_argument', 'invalid_cursor', 'cursor is not one that a list answered; leave it out to begin anew')
+  return { createdAt, id }
 }
