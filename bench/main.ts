@@ -71,7 +71,7 @@ async function compare (bench: Bench): Promise<{ rows: Row[], podman: string }> 
     ['echo', () => measureEcho(contestants, { n, signal })],
     ['exec', () => measureExec(contestants, { n, signal })],
     ['delete', () => measureDelete(contestants, { n, signal })],
-    ['concurrent', () => measureConcurrentStarts(ours, bare, { rounds: fleetRounds, signal })],
+    ['concurrent', () => measureConcurrentStarts(ours, bare, { rounds: n, signal })],
   ]
   for (const [name, measure] of scenarios.filter(([name]) => only.includes(name))) {
     progress(name)
