@@ -41,7 +41,7 @@ export const AbsolutePath = Type.String({ minLength: 1, maxLength: 4096, pattern
 
 export const Resources = Type.Object({
   cpuMillis: Type.Integer({ minimum: 10, maximum: 32_000, default: 2000, description: 'CPU time, in thousandths of a core' }),
-  memoryBytes: Type.Integer({ minimum: 64 * 1024 ** 2, maximum: 128 * GiB, default: 2 * GiB, description: 'Memory, in bytes' }),
+  memoryBytes: Type.Integer({ minimum: 64 * 1024 ** 2, maximum: 128 * GiB, default: 2 * GiB, description: 'Memory, in bytes; what the runtime needs for itself comes on top (gVisor: 64 MiB)' }),
   pids: Type.Integer({ minimum: 8, maximum: 32_768, default: 512, description: 'Processes and threads of each user inside the sandbox' }),
   diskBytes: Type.Optional(Type.Integer({ minimum: 16 * 1024 ** 2, maximum: 1024 * GiB, description: 'Space for files written inside, in bytes; without it the host\'s disk is the limit' })),
 }, { $id: 'Resources', additionalProperties: false })
