@@ -84,7 +84,7 @@ test('a program that is not there, or cannot be executed, is refused at once', (
 })
 
 test('a signal reaches a child, and one that has ended is left alone', async () => {
-  const child = shell('sleep 100')
+  const child = shell('exec sleep 100')
   child.kill('SIGKILL')
   assert.deepEqual(await child.ended, { signalNumber: 9 })
   child.kill('SIGKILL')
