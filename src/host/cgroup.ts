@@ -9,6 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { join } from 'node:path'
 import { BerthError } from '../errors.ts'
 import { pollUntil } from '../lib/poll.ts'
+import { killProcess } from './process.ts'
 
 export interface CgroupLimits {
   cpuMillis: number
@@ -161,14 +162,14 @@ export class CgroupManager {
   async killAll (id: string, last?: number): Promise<void> {
     if (last !== undefined) {
       const others = async () => (await this.processes(id)).filter(pid => pid !== last)
-      for (const pid of await others()) killQuietly(pid)
+      for (const pid of await others()) killProcess(pid)
       await pollUntil(async () => (await others()).length === 0, othersEndMs)
     }
     for (let round = 0; round < maxKillRounds; round++) {
       const pids = await this.processes(id)
       if (pids.length === 0) return
       if (this.version === 2) await writeFile(join(this.#dir('memory', id), 'cgroup.kill'), '1').catch(() => {})
-      for (const pid of pids) killQuietly(pid)
+      for (const pid of pids) killProcess(pid)
       await delay(Math.min(2 ** round, 50))
     }
     throw new Error('processes are left in a cgroup after SIGKILL')
@@ -246,10 +247,6 @@ export class CgroupManager {
 
 /** A sandbox that forks faster than it is killed is not waited for: then all die at once. */
 const othersEndMs = 50
-
-function killQuietly (pid: number): void {
-  try { process.kill(pid, 'SIGKILL') } catch { /* gone meanwhile */ }
-}
 
 /** Rounds of 1, 2, 4 … 50 ms: about two seconds in all. */
 const maxKillRounds = 45

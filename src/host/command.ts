@@ -3,6 +3,7 @@ import { constants } from 'node:os'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { BerthError } from '../errors.ts'
+import { OutputCollector } from '../lib/output-collector.ts'
 import { raceWithDelay } from '../lib/race.ts'
 import { startPiped } from './spawn.ts'
 
@@ -72,16 +73,12 @@ const drainMs = 1000
 
 /** Reads a stream to its end and keeps the beginning. */
 function collect (stream: Readable, maxBytes: number): { complete: Promise<void>, text: () => string } {
-  const chunks: Buffer[] = []
-  let bytes = 0
+  const collector = new OutputCollector(maxBytes)
   const { promise: complete, resolve } = Promise.withResolvers<void>()
-  stream.on('data', (chunk: Buffer) => {
-    if (bytes < maxBytes) chunks.push(chunk.subarray(0, maxBytes - bytes))
-    bytes += chunk.length
-  })
+  stream.on('data', (chunk: Buffer) => collector.add(chunk))
   stream.on('error', () => resolve())
   stream.on('close', () => resolve())
-  return { complete, text: () => Buffer.concat(chunks).toString() }
+  return { complete, text: () => collector.text('utf8') }
 }
 
 /** The path of a program in the directories where a host keeps its own, or undefined. A path is taken as it is. */

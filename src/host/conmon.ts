@@ -10,7 +10,7 @@ import type { Readable } from 'node:stream'
 import { BerthError } from '../errors.ts'
 import { cleanEnv } from './command.ts'
 import { makePipe } from './libc.ts'
-import { findProcess, type ProcessIdentity } from './process.ts'
+import { findProcess, readPidFile, type ProcessIdentity } from './process.ts'
 import { startProgram } from './spawn.ts'
 
 export interface MonitorSpec {
@@ -151,14 +151,13 @@ export function watchExit (exitDir: string, onChange: () => void): () => void {
 
 /** The monitor's pid as it wrote it, for a sandbox whose record does not have it yet. */
 export async function readMonitorPid (runDir: string): Promise<ProcessIdentity | undefined> {
-  const text = await readFile(join(runDir, 'conmon.pid'), 'latin1').catch(() => '')
-  return /^\d+$/.test(text.trim()) ? findProcess(Number(text)) : undefined
+  const pid = await readPidFile(join(runDir, 'conmon.pid'))
+  return pid === undefined ? undefined : findProcess(pid)
 }
 
 /** The pid that the runtime started (runsc: its sandbox process), or undefined while there is none. */
-export async function readContainerPid (runDir: string): Promise<number | undefined> {
-  const text = await readFile(join(runDir, 'pid'), 'latin1').catch(() => '')
-  return /^\d+$/.test(text.trim()) ? Number(text) : undefined
+export function readContainerPid (runDir: string): Promise<number | undefined> {
+  return readPidFile(join(runDir, 'pid'))
 }
 
 const reopenLogs = '2 0 0\n'

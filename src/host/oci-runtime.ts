@@ -10,6 +10,7 @@ import { pollUntil } from '../lib/poll.ts'
 import { cleanEnv, runCommand, signalName, type CommandResult } from './command.ts'
 import { RuntimeRefusal, startMonitored, type Monitored } from './conmon.ts'
 import type { OciProcess } from './oci-spec.ts'
+import { killProcess, readPidFile } from './process.ts'
 import { startPiped, type PipedProgram } from './spawn.ts'
 
 export type ContainerStatus = 'creating' | 'created' | 'running' | 'paused' | 'stopped'
@@ -185,7 +186,7 @@ export class CommandRuntime implements OciRuntime {
   /** runsc signals nothing before the start; until then a container is one process of the host. */
   async #killUnstarted (id: string): Promise<void> {
     const { pid } = JSON.parse((await this.#must(['state', id])).stdout) as { pid: number }
-    try { process.kill(pid, 'SIGKILL') } catch { /* gone meanwhile */ }
+    killProcess(pid)
   }
 
   async pause (id: string): Promise<void> {
@@ -363,8 +364,8 @@ const pidFileRounds = 100
 /** The pid file appears once the process has started; a signal may come before that. */
 async function readPid (path: string, rounds: number): Promise<number> {
   for (let round = 0; round < rounds; round++) {
-    const text = await readFile(path, 'latin1').catch(() => '')
-    if (/^\d+$/.test(text.trim())) return Number(text)
+    const pid = await readPidFile(path)
+    if (pid !== undefined) return pid
     await delay(20)
   }
   throw new BerthError('unavailable', 'exec_not_started', 'the process has not started yet; try again')

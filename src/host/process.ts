@@ -1,5 +1,6 @@
 /** Processes of this host, named so that a recycled pid is never mistaken for the one that was meant. */
 import { readdirSync, readFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 
 /** A process: its pid and when the kernel started it (clock ticks since boot, field 22 of /proc/<pid>/stat). */
@@ -22,6 +23,17 @@ export function findProcess (pid: number): ProcessIdentity | undefined {
 
 export function isAlive (process: ProcessIdentity): boolean {
   return findProcess(process.pid)?.startTicks === process.startTicks
+}
+
+/** The pid in a pid file, or undefined while there is none. */
+export async function readPidFile (path: string): Promise<number | undefined> {
+  const text = (await readFile(path, 'latin1').catch(() => '')).trim()
+  return /^\d+$/.test(text) ? Number(text) : undefined
+}
+
+/** SIGKILLs a process; one that is gone is fine. Only for a pid that cannot have been given to another. */
+export function killProcess (pid: number): void {
+  try { process.kill(pid, 'SIGKILL') } catch { /* gone meanwhile */ }
 }
 
 /** Sends a signal to exactly this process; one that is gone is fine. */

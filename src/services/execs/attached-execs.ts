@@ -6,11 +6,11 @@ import { findProcessesBelow, signalProcess } from '../../host/process.ts'
 import { Channel } from '../../lib/channel.ts'
 import { getOrMake } from '../../lib/get-or-make.ts'
 import { randomId } from '../../lib/id.ts'
+import { OutputCollector } from '../../lib/output-collector.ts'
 import type { ExecCreate, ExecEvent, ExecResult } from '../../schemas/exec.ts'
 import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
 import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
 import { runAttached, type AttachedEnd } from './attached-exec.ts'
-import { OutputCollector } from './output-collector.ts'
 
 export const defaultMaxOutputBytes = 4 * 1024 ** 2
 const maxAttachedPerSandbox = 256

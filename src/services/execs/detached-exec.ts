@@ -7,12 +7,12 @@ import { readExitCode, watchExit } from '../../host/conmon.ts'
 import type { OciProcess } from '../../host/oci-spec.ts'
 import type { ExecPlaces } from '../../host/oci-runtime.ts'
 import { isAlive } from '../../host/process.ts'
+import { OutputCollector } from '../../lib/output-collector.ts'
 import { pollUntil } from '../../lib/poll.ts'
 import type { Exec, ExecResult } from '../../schemas/exec.ts'
 import { collectLog } from '../logs/log-output.ts'
 import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
 import { readExecRecord, writeExecRecord, type ExecRecord } from './exec-record.ts'
-import { OutputCollector } from './output-collector.ts'
 
 export interface DetachedParts {
   sandbox: SandboxLifecycle
