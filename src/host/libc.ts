@@ -1,4 +1,5 @@
 /** The few libc calls that Node lacks. No pointer outlives its call. */
+import { closeSync } from 'node:fs'
 import { promisify } from 'node:util'
 import koffi from 'koffi'
 
@@ -21,6 +22,10 @@ const sigfillsetCall = libc.func('int sigfillset(void *set)')
 const sigemptysetCall = libc.func('int sigemptyset(void *set)')
 const waitpidCall = libc.func('int waitpid(int pid, _Out_ int *status, int options)')
 const pipeCall = libc.func('int pipe2(int *fds, int flags)')
+const fsopenCall = libc.func('int fsopen(const char *type, unsigned int flags)')
+const fsconfigCall = libc.func('int fsconfig(int fd, unsigned int command, const char *key, const char *value, int aux)')
+const fsmountCall = libc.func('int fsmount(int fd, unsigned int flags, unsigned int attributes)')
+const moveMountCall = libc.func('int move_mount(int fromFd, const char *from, int toFd, const char *to, unsigned int flags)')
 
 // mount(2), flock(2), open(2), waitpid(2) and spawn.h, Linux ABI with glibc
 export const MS_NODEV = 4
@@ -30,6 +35,14 @@ const LOCK_NB = 4
 const O_CLOEXEC = 0o2000000
 const O_RDWR = 2
 const WNOHANG = 1
+// sys/mount.h: the mount calls that take options one by one
+const FSOPEN_CLOEXEC = 1
+const FSCONFIG_SET_STRING = 1
+const FSCONFIG_CMD_CREATE = 6
+const FSMOUNT_CLOEXEC = 1
+const MOUNT_ATTR_NODEV = 4
+const MOVE_MOUNT_F_EMPTY_PATH = 4
+const AT_FDCWD = -100
 const SPAWN_SETSIGDEF = 0x04
 const SPAWN_SETSIGMASK = 0x08
 const SPAWN_SETSID = 0x80
@@ -43,6 +56,30 @@ export function mount (source: string, target: string, type: string, flags: numb
   if (mountCall(source, target, type, flags, data) === 0) return
   const code = errorNames.get(koffi.errno()) ?? 'UNKNOWN'
   throw Object.assign(new Error(`mount of ${type} on ${target}: ${code}`), { code })
+}
+
+/**
+ * Mounts a file system without device nodes by fsopen(2) and its kin, which take any number of options, where mount(2) takes a page of them.
+ * Throws an Error with `code`.
+ */
+export function mountWithOptions (type: string, target: string, options: ReadonlyArray<readonly [key: string, value: string]>): void {
+  const fds: number[] = []
+  const checked = (what: string, result: number): number => {
+    if (result >= 0) return result
+    const code = errorNames.get(koffi.errno()) ?? 'UNKNOWN'
+    throw Object.assign(new Error(`${what} of ${type} for ${target}: ${code}`), { code })
+  }
+  try {
+    const context = checked('fsopen', fsopenCall(type, FSOPEN_CLOEXEC) as number)
+    fds.push(context)
+    for (const [key, value] of options) checked(`option ${key}`, fsconfigCall(context, FSCONFIG_SET_STRING, key, value, 0) as number)
+    checked('creation', fsconfigCall(context, FSCONFIG_CMD_CREATE, null, null, 0) as number)
+    const mounted = checked('fsmount', fsmountCall(context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV) as number)
+    fds.push(mounted)
+    checked('move_mount', moveMountCall(mounted, '', AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) as number)
+  } finally {
+    for (const fd of fds) closeSync(fd)
+  }
 }
 
 /** umount2(2) off the event loop: a file system may write back first. Answers whether it succeeded. */

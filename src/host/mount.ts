@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { BerthError } from '../errors.ts'
 import { runCommand } from './command.ts'
-import { mount, MS_NODEV, tryUnmount, UMOUNT_NOFOLLOW } from './libc.ts'
+import { mount, mountWithOptions, MS_NODEV, tryUnmount, UMOUNT_NOFOLLOW } from './libc.ts'
 
 export interface OverlayMount {
   /** Topmost first. */
@@ -12,14 +12,18 @@ export interface OverlayMount {
   target: string
 }
 
-/** Mounts an overlay. The kernel takes at most a page of options (4096 bytes). */
+// mount(2) takes a page of options, with the NUL at their end.
+const maxOptionBytes = 4095
+
+/** Mounts an overlay. One whose layers' paths fill more than a page needs Linux 6.5 (`lowerdir+`). */
 export function mountOverlay (overlay: OverlayMount): void {
   const { lowerDirs, upperDir, workDir, target } = overlay
   for (const path of [...lowerDirs, upperDir, workDir]) {
     if (/[,:\\]/.test(path)) throw new BerthError('invalid_argument', 'path_not_mountable', 'a directory of a rootfs may not have a comma, colon or backslash in its path')
   }
   const options = `lowerdir=${lowerDirs.join(':')},upperdir=${upperDir},workdir=${workDir}`
-  mount('overlay', target, 'overlay', MS_NODEV, options)
+  if (Buffer.byteLength(options) <= maxOptionBytes) return mount('overlay', target, 'overlay', MS_NODEV, options)
+  mountWithOptions('overlay', target, [['source', 'overlay'], ...lowerDirs.map(dir => ['lowerdir+', dir] as const), ['upperdir', upperDir], ['workdir', workDir]])
 }
 
 /** Unmounts one mount point; one that is not mounted is fine. */
