@@ -1,0 +1,84 @@
+/**
+ * What daemon and image server say to each other: HTTP over a unix socket that only root can reach, JSON bodies, and JSON lines where
+ * an answer comes in parts.
+ *
+ *     GET  /status                         → ServerStatus
+ *     PUT  /settings    RegistrySettingsJson
+ *     POST /layers      PrepareRequest     → lines of PrepareAnswer; the last one is `prepared` or `error`
+ *     GET  /layers                         → LayerProgress[]
+ *     POST /forget      { digests }        → {}
+ *     POST /boots       BootRequest        → {}
+ *     GET  /events      ?after=<seq>       → lines of ServerEvent, without end
+ */
+import { BerthError, toBerthError, type ErrorKind } from '../../../errors.ts'
+import type { BlobSource, LayerDescriptor, LayerProgress, PullMode, RegistryCredentials } from '../layers/image-layer.ts'
+
+export interface PrepareRequest {
+  layer: LayerDescriptor
+  /** Tried in this order. */
+  sources: BlobSource[]
+  credentials?: RegistryCredentials
+  mode: PullMode
+}
+
+/** What to mount: the metadata image, and the file that holds the data. */
+export interface PreparedLayer {
+  digest: string
+  metaPath: string
+  /** The layer's tar: the plain file when it is complete, else the file that the server serves. */
+  devicePath: string
+  /** Whether the server is not needed to read it. */
+  isLocal: boolean
+}
+
+export type PrepareAnswer =
+  | { progress: LayerProgress }
+  | { prepared: PreparedLayer }
+  | { error: ErrorFacts }
+
+/** A BerthError as data. */
+export interface ErrorFacts {
+  kind: ErrorKind
+  code: string
+  message: string
+  details?: Record<string, unknown>
+}
+
+/** A sandbox of this image is about to start: what it reads first is recorded, or fetched ahead when it is known. */
+export interface BootRequest {
+  imageDigest: string
+  /** Of its layers. */
+  digests: string[]
+}
+
+/**
+ * `stalled`: reads of a layer fail because its source does not answer; `recovered`: they succeed again; `completed`: all of it is here;
+ * `damaged`: what came is not what the image promises.
+ */
+export type ServerEventType = 'stalled' | 'recovered' | 'completed' | 'damaged'
+
+export interface ServerEvent {
+  /** Grows by one with each event of one server process. */
+  seq: number
+  at: string
+  type: ServerEventType
+  digest: string
+  message?: string
+}
+
+export interface ServerStatus {
+  pid: number
+  /** Of the server process under its keeper; the first is 1. */
+  startNumber: number
+  /** Whether layers can be served while they are incomplete. */
+  isLazyPossible: boolean
+}
+
+export function errorFacts (error: unknown): ErrorFacts {
+  const { kind, code, message, details } = toBerthError(error)
+  return { kind, code, message, ...(details ? { details } : {}) }
+}
+
+export function errorFromFacts (facts: ErrorFacts): BerthError {
+  return new BerthError(facts.kind, facts.code, facts.message, { details: facts.details })
+}
