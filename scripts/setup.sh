@@ -1,21 +1,33 @@
 #!/usr/bin/env bash
 # Installs what Berth needs on this machine: programs by apt, npm packages beside the checkout.
 # Idempotent: when everything is there it only looks, and does not touch the network.
-#   scripts/setup.sh [--quiet]     --quiet: a line only for what is done, none for what is already there
+#   scripts/setup.sh [--quiet] [--tests] [--bench]
+#     --quiet  a line only for what is done, none for what is already there
+#     --tests  also the programs that the tests need
+#     --bench  also those that the benchmarks need
 set -euo pipefail
 
-quiet=no
-case "${1:-}" in
-  '') ;;
-  --quiet) quiet=yes ;;
-  *) echo "setup: unknown option '$1'; usage: scripts/setup.sh [--quiet]" >&2; exit 2 ;;
-esac
+quiet=no tests=no bench=no
+for option; do
+  case "$option" in
+    --quiet) quiet=yes ;;
+    --tests) tests=yes ;;
+    --bench) tests=yes bench=yes ;;
+    *) echo "setup: unknown option '$option'; usage: scripts/setup.sh [--quiet] [--tests] [--bench]" >&2; exit 2 ;;
+  esac
+done
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 backports_file=/etc/apt/sources.list.d/berth-backports.sources
 # The first runsc whose systrap platform runs current coreutils.
 runsc_minimum=20240701
-export DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
+# Raise it with every change of what install-image-tools.sh installs.
+image_tools_stamp=1
+berth_bin=/usr/local/lib/berth/bin
+# As Berth looks for programs: its own directory first.
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH="$berth_bin:$PATH:/usr/sbin:/sbin"
+# shellcheck disable=SC1091
+ID='' VERSION_ID='' VERSION_CODENAME='' PRETTY_NAME=''; [ ! -r /etc/os-release ] || . /etc/os-release
 
 say () { echo "setup: $*"; }
 note () { [ "$quiet" = yes ] || say "$*"; }
@@ -39,14 +51,31 @@ require_root () {
 programs='curl:curl conmon:conmon tini-static:tini catatonit:catatonit runc:runc nft:nftables ip:iproute2
   conntrack:conntrack fusermount3:fuse3 umoci:umoci mkfs.ext4:e2fsprogs nsenter:util-linux losetup:mount'
 
+test_programs='docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo openssl:openssl'
+bench_programs='podman:podman'
+
 missing_packages () {
-  local entry
-  for entry in $programs; do
+  local entry wanted=$programs
+  [ "$tests" = no ] || wanted+=" $test_programs"
+  [ "$bench" = no ] || wanted+=" $bench_programs"
+  for entry in $wanted; do
     command -v "${entry%%:*}" >/dev/null || echo "${entry#*:}"
   done
   # The base image is made of this file alone, so a dynamically linked busybox does not do.
   if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then echo busybox-static; fi
 }
+
+# Fails when mkfs.erofs or gztool is missing or older than 1.8, the first that do what image layers are made with.
+image_tools_are_good () {
+  local tool
+  for tool in 'mkfs.erofs --version' 'gztool -h'; do
+    command -v "${tool%% *}" >/dev/null || return 1
+    # shellcheck disable=SC2086 # a program and its argument
+    [[ $($tool 2>&1) =~ ([0-9]+)\.([0-9]+) ]] || return 1
+    [ $((BASH_REMATCH[1] * 1000 + BASH_REMATCH[2])) -ge 1008 ] || return 1
+    [ ! -e "$berth_bin/${tool%% *}" ] || grep -qx "# berth image tools $image_tools_stamp" "$berth_bin/${tool%% *}" || return 1
+  done
+} 2>/dev/null
 
 # Prints the build date (YYYYMMDD) of the runsc on PATH; 0 when there is none.
 runsc_date () {
@@ -89,32 +118,62 @@ source_option () {
   esac
 }
 
-# Adds the backports suite of the mirror this machine uses for its own release.
-add_backports () {
-  local suite="$VERSION_CODENAME-backports" line uri entry signed trusted
+# Finds the mirror this machine uses for its own release, and how its packages are verified: mirror, signed, trusted.
+find_mirror () {
+  local line entry
   # Asked of apt itself, because sources come in two formats and many files.
   line=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI) $(SOURCESENTRY)' 'Created-By: Packages' |
     grep -E "^$VERSION_CODENAME main " | head -n 1) || true
-  [ -n "$line" ] || fail "apt has no source for '$VERSION_CODENAME main', so its backports cannot be found" \
-    "add the Debian mirror to /etc/apt/sources.list.d, then run this again"
-  read -r _ _ uri entry <<<"$line"
+  [ -n "$line" ] || return 1
+  read -r _ _ mirror entry <<<"$line"
   entry=${entry%:*}
-  signed=$(source_option "$entry" "$uri" Signed-By)
-  trusted=$(source_option "$entry" "$uri" Trusted)
+  signed=$(source_option "$entry" "$mirror" Signed-By)
+  trusted=$(source_option "$entry" "$mirror" Trusted)
   # A key written into the entry itself spans lines; the archive's keyring holds the same one.
   [[ $signed == /* ]] || signed=/usr/share/keyrings/debian-archive-keyring.gpg
   [ -f "$signed" ] || signed=
+}
+
+# Adds the backports suite of the mirror this machine uses for its own release.
+add_backports () {
+  local suite="$VERSION_CODENAME-backports" mirror signed trusted
+  find_mirror || fail "apt has no source for '$VERSION_CODENAME main', so its backports cannot be found" \
+    "add the Debian mirror to /etc/apt/sources.list.d, then run this again"
   say "adding the package source $suite in $backports_file"
   {
-    printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n' "${uri%/}" "$suite"
+    printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n' "${mirror%/}" "$suite"
     [ -z "$signed" ] || printf 'Signed-By: %s\n' "$signed"
     [ "$trusted" != yes ] || printf 'Trusted: yes\n'
   } | as_root tee "$backports_file" >/dev/null
 }
 
+# Debian starts a registry on port 5000 with the package, and with each boot; the tests start their own.
+install_registry () {
+  local policy=/usr/sbin/policy-rc.d status=0
+  # A machine that has a policy keeps it.
+  if [ -e "$policy" ]; then
+    apt_install docker-registry || return
+  else
+    trap 'as_root rm -f /usr/sbin/policy-rc.d; rm -f "$log"' EXIT
+    printf '#!/bin/sh\ncase "$1" in docker-registry*) exit 101 ;; esac\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    apt_install docker-registry || status=$?
+    as_root rm -f "$policy"
+    trap 'rm -f "$log"' EXIT
+    [ "$status" -eq 0 ] || return "$status"
+  fi
+  if command -v systemctl >/dev/null; then as_root systemctl disable docker-registry; else as_root update-rc.d docker-registry disable; fi >>"$log" 2>&1 || true
+  [ ! -d /run/systemd/system ] || as_root systemctl stop docker-registry >>"$log" 2>&1 || true
+}
+
 install_packages () {
   local packages=$1
   [ "$apt_updated" = yes ] || apt_update
+  if [[ " $packages " == *' docker-registry '* ]]; then
+    install_registry || { tail -n 15 "$log" >&2; fail 'apt could not install docker-registry, which the tests need' 'mend what apt says, then run: npm test'; }
+    packages=${packages/docker-registry/}
+    [ -n "${packages// /}" ] || return 0
+  fi
   # shellcheck disable=SC2086 # a list of words
   apt_install $packages || {
     tail -n 15 "$log" >&2
@@ -137,10 +196,42 @@ install_runsc () {
   apt_install "runsc=$version" || { tail -n 15 "$log" >&2; fail 'apt could not install runsc' "$how"; }
 }
 
+# Without these images are unpacked into directories, so a machine that cannot have them is told so and can be used.
+install_image_tools () {
+  local problem='' mirror signed trusted
+  case "$ID-$VERSION_ID" in
+    debian-12)
+      say 'installing mkfs.erofs and gztool of Debian 13 in /usr/local/lib/berth'
+      if ! find_mirror; then problem="apt has no source for '$VERSION_CODENAME main', whose mirror would have them"
+      elif ! as_root bash "$repo/scripts/install-image-tools.sh" "$image_tools_stamp" "$mirror" "$signed" "$trusted" >"$log" 2>&1; then
+        tail -n 5 "$log" >&2
+        problem='the messages above say why; when apt misses a key, bring it: sudo apt-get install debian-archive-keyring'
+      fi ;;
+    *)
+      [ "$apt_updated" = yes ] || apt_update
+      apt_install erofs-utils gztool || { tail -n 5 "$log" >&2; problem='apt could not install erofs-utils and gztool; the messages above say why'; } ;;
+  esac
+  hash -r
+  [ -n "$problem" ] || image_tools_are_good || problem='mkfs.erofs and gztool are installed, and do not start or are older than 1.8'
+  [ -n "$problem" ] || return 0
+  [ "$tests" = no ] || fail 'the tests need mkfs.erofs and gztool of version 1.8 or later' "$problem"
+  say "mkfs.erofs and gztool are not to be had, so images are unpacked before a sandbox starts, not loaded lazily; $problem"
+}
+
+# Ubuntu 24.04 has both in versions that are too old, so there is nothing to install.
+image_tools_are_settled () {
+  image_tools_are_good && return
+  case "$ID-$VERSION_ID" in debian-12 | debian-13) return 1 ;; esac
+  [ "$tests" = no ] || return 1
+  note 'this system has no mkfs.erofs and gztool of version 1.8 or later: images are unpacked before a sandbox starts, not loaded lazily'
+}
+
 list_by_hand () {
   fail "this is ${PRETTY_NAME:-an unknown system}; the set-up knows Debian 12, Debian 13 and Ubuntu 24.04. Install by hand:" \
     "conmon >= 2.1, runc, runsc (gVisor) of July 2024 or later, tini (static), catatonit, busybox (static)," \
-    'nftables, iproute2, conntrack, fuse3, umoci, e2fsprogs, util-linux' \
+    'nftables, iproute2, conntrack, fuse3, umoci, e2fsprogs, util-linux;' \
+    'for images that load lazily erofs-utils >= 1.8 and gztool >= 1.8 (without them images are unpacked);' \
+    'for the tests docker-registry, htpasswd, skopeo, openssl; for the benchmarks podman' \
     "gVisor: https://gvisor.dev/docs/user_guide/install/   then 'bin/berth doctor' says what is left"
 }
 
@@ -148,18 +239,19 @@ host_packages () {
   local packages date
   packages=$(missing_packages | tr '\n' ' ')
   date=$(runsc_date)
-  if [ -z "$packages" ] && [ "$date" -ge "$runsc_minimum" ]; then
+  local has_image_tools=yes
+  image_tools_are_settled || has_image_tools=no
+  if [ -z "$packages" ] && [ "$date" -ge "$runsc_minimum" ] && [ "$has_image_tools" = yes ]; then
     note 'host packages: all there'
     return
   fi
-  # shellcheck disable=SC1091
-  ID='' VERSION_ID='' VERSION_CODENAME=''; [ ! -r /etc/os-release ] || . /etc/os-release
   case "$ID-$VERSION_ID" in debian-12 | debian-13 | ubuntu-24.04) ;; *) list_by_hand ;; esac
   command -v apt-get >/dev/null || list_by_hand
-  require_root "$packages$([ "$date" -ge "$runsc_minimum" ] || echo runsc)"
+  require_root "$packages$([ "$date" -ge "$runsc_minimum" ] || echo 'runsc ')$([ "$has_image_tools" = yes ] || echo 'mkfs.erofs gztool')"
   log=$(mktemp); trap 'rm -f "$log"' EXIT
   [ -z "$packages" ] || install_packages "$packages"
   [ "$date" -ge "$runsc_minimum" ] || install_runsc
+  [ "$has_image_tools" = yes ] || install_image_tools
   hash -r
   packages=$(missing_packages | tr '\n' ' ')
   [ -z "$packages" ] || fail "apt installed its packages, and these are still not to be found: $packages" "see: bin/berth doctor"

@@ -23,9 +23,12 @@ export interface CommandOptions {
   signal?: AbortSignal
 }
 
-/** What a host program sees of the daemon's environment: nothing but a fixed PATH and locale. */
+/**
+ * What a host program sees of the daemon's environment: nothing but a fixed PATH and locale. The first directory is where
+ * `npm run setup` puts programs that a distribution has only in versions that are too old, so they win over those.
+ */
 export const cleanEnv: Readonly<Record<string, string>> = Object.freeze({
-  PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+  PATH: '/usr/local/lib/berth/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
   LANG: 'C.UTF-8',
 })
 
