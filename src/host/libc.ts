@@ -29,6 +29,7 @@ const moveMountCall = libc.func('int move_mount(int fromFd, const char *from, in
 
 // mount(2), flock(2), open(2), waitpid(2) and spawn.h, Linux ABI with glibc
 export const MS_NODEV = 4
+export const MNT_DETACH = 2
 export const UMOUNT_NOFOLLOW = 8
 const LOCK_EX = 2
 const LOCK_NB = 4

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { BerthError } from '../errors.ts'
 import { runCommand } from './command.ts'
-import { mount, mountWithOptions, MS_NODEV, tryUnmount, UMOUNT_NOFOLLOW } from './libc.ts'
+import { mount, mountWithOptions, MNT_DETACH, MS_NODEV, tryUnmount, UMOUNT_NOFOLLOW } from './libc.ts'
 
 export interface OverlayMount {
   /** Topmost first. */
@@ -32,6 +32,11 @@ export async function unmount (target: string): Promise<void> {
   if (!await isMounted(target)) return
   const result = await runCommand('umount', ['--no-canonicalize', '--', target])
   if (result.exitCode !== 0 && await isMounted(target)) throw new Error(`umount ${target}: ${result.stderr.trim()}`)
+}
+
+/** Takes a mount out of sight at once, whatever still uses it; one that is not mounted is fine. For a file system whose server is gone. */
+export async function detach (target: string): Promise<void> {
+  await tryUnmount(target, UMOUNT_NOFOLLOW | MNT_DETACH)
 }
 
 /** Makes a sparse ext4 image of a size and mounts it through a loop device that the kernel frees at unmount. */
