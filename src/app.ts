@@ -13,6 +13,7 @@ import { hostRoutes, type HostRouteOptions } from './routes/host.ts'
 import { addErrorAnswers, answerClientError, answerError, hostStopping } from './routes/http-errors.ts'
 import { addHttpMetrics } from './routes/http-metrics.ts'
 import { addIdempotency, type IdempotencyKeys } from './routes/idempotency.ts'
+import { imageRoutes, type Images } from './routes/images.ts'
 import { addJsonBodies } from './routes/json-body.ts'
 import { logRoutes, type LogRouteOptions } from './routes/logs.ts'
 import { addOpenapi } from './routes/openapi-document.ts'
@@ -24,6 +25,7 @@ import { componentSchemas } from './schemas/components.ts'
 export interface AppServices {
   sandboxes: Sandboxes
   execs: Execs
+  images: Images
   logSources: LogRouteOptions['logSources']
   logs: LogRouteOptions['logs']
   events: Events
@@ -91,10 +93,11 @@ export function buildApp (options: AppOptions): FastifyInstance {
   addOpenapi(app, { version })
   for (const schema of componentSchemas()) app.addSchema(schema)
 
-  const { sandboxes, execs, logSources, logs, events, host, metrics } = services
+  const { sandboxes, execs, images, logSources, logs, events, host, metrics } = services
   const prefix = '/v1'
   void app.register(sandboxRoutes, { prefix, sandboxes, closing })
   void app.register(execRoutes, { prefix, execs, streams, attached })
+  void app.register(imageRoutes, { prefix, images, streams })
   void app.register(logRoutes, { prefix, logSources, logs, streams })
   void app.register(eventRoutes, { prefix, events, streams })
   void app.register(hostRoutes, { prefix, host })
@@ -119,7 +122,7 @@ function createServer (logger: FastifyBaseLogger, limits: AppLimits, closing: Ab
     ajv: {
       // One finding is enough, and looking for all lets a body be made that takes long to check.
       customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: true, allErrors: false, strict: true, verbose: true },
-      plugins: [addTotalBytes],
+      plugins: [addTotalBytes, addDependentRequired],
     },
   }).withTypeProvider<TypeBoxTypeProvider>() as unknown as FastifyInstance
 }
@@ -140,6 +143,14 @@ const addTotalBytes: AjvPlugin = ajv => ajv.addKeyword({
     return texts.reduce<number>((sum, text) => sum + Buffer.byteLength(String(text)), 0) <= limit
   },
   errors: false,
+})
+
+/** The keyword `dependentRequired` of later drafts, which OpenAPI 3.1 speaks, in the words of the draft that the validator knows. */
+const addDependentRequired: AjvPlugin = ajv => ajv.addKeyword({
+  keyword: 'dependentRequired',
+  type: 'object',
+  schemaType: 'object',
+  macro: (dependencies: Record<string, string[]>) => ({ dependencies }),
 })
 
 /** Headers of every answer, and what a request's parts become before their schemas see them. */

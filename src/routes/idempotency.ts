@@ -36,6 +36,10 @@ declare module 'fastify' {
     /** The key that this request has claimed. */
     idempotent: IdempotentRequest | undefined
   }
+  interface FastifyContextConfig {
+    /** Fields of the body that are no part of what is asked for, and of which nothing may be kept: not even a hash, which tells who guesses that the guess is right. */
+    secretFields?: readonly string[]
+  }
 }
 
 const keptHeaders = ['content-type', 'location']
@@ -67,8 +71,14 @@ function claimOf (request: FastifyRequest): IdempotentRequest | undefined {
   if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
     throw new BerthError('invalid_argument', 'idempotency_key_invalid', 'Idempotency-Key must be 1 to 255 visible ASCII characters')
   }
-  const bodyHash = createHash('sha256').update(JSON.stringify(request.body) ?? '').digest('hex')
+  const bodyHash = createHash('sha256').update(JSON.stringify(withoutSecrets(request)) ?? '').digest('hex')
   return { tokenId: request.principal?.id ?? 'root', key, method: request.method, path: request.url, bodyHash }
+}
+
+function withoutSecrets ({ body, routeOptions }: FastifyRequest): unknown {
+  const { secretFields } = routeOptions.config
+  if (!secretFields || typeof body !== 'object' || body === null) return body
+  return Object.fromEntries(Object.entries(body).filter(([name]) => !secretFields.includes(name)))
 }
 
 function headersToKeep (reply: FastifyReply): Record<string, string> {

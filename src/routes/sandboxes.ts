@@ -69,6 +69,7 @@ const sandbox = (description: string) => ref(Sandbox, { description })
 
 export const sandboxRoutes: FastifyPluginAsyncTypebox<SandboxRouteOptions> = async (app, { sandboxes, closing }) => {
   app.post('/sandboxes', {
+    config: { secretFields: ['registryCredentials'] },
     schema: {
       operationId: 'createSandbox',
       summary: 'Create a sandbox and start it',

@@ -10,7 +10,7 @@ export type StreamFormat = 'text' | 'ndjson' | 'sse'
 export interface StreamEncoder<T> {
   encode: (record: T) => string
   /** Tells the client of an error after the head was sent. */
-  encodeError: (error: { code: string, message: string }) => string
+  encodeError: (error: BerthError) => string
   /** Tells the client that there is no more, so that an EventSource need not come back. */
   encodeEnd?: () => string
 }
@@ -105,7 +105,7 @@ async function * chunks<T> (
     if (!signal.aborted) {
       const known = toBerthError(error)
       if (known.kind === 'internal') reply.log.error({ err: error }, 'stream failed')
-      yield encodeError({ code: known.code, message: known.message })
+      yield encodeError(known)
     }
   } finally {
     end()
@@ -146,11 +146,11 @@ export function jsonLine (record: unknown): string {
 /** Records as NDJSON, or as SSE messages that `describe` names; errors are records of type `error`. */
 export function recordEncoder<T> (format: 'ndjson' | 'sse', describe: (record: T) => { id?: string, event: string }): StreamEncoder<T> {
   if (format === 'ndjson') {
-    return { encode: jsonLine, encodeError: error => jsonLine({ type: 'error', ...error }) }
+    return { encode: jsonLine, encodeError: ({ code, message }) => jsonLine({ type: 'error', code, message }) }
   }
   return {
     encode: record => sseMessage({ ...describe(record), data: record }),
-    encodeError: error => sseMessage({ event: 'error', data: { type: 'error', ...error } }),
+    encodeError: ({ code, message }) => sseMessage({ event: 'error', data: { type: 'error', code, message } }),
     encodeEnd: () => sseMessage({ event: 'end', data: { type: 'end' } }),
   }
 }

@@ -49,7 +49,7 @@ function pickFinding (findings: Finding[]): Finding {
 
 /** An id that cannot exist names nothing: not found, like any other id that is not there. */
 function idError (finding: Finding): BerthError {
-  const thing = finding.instancePath === '/eid' ? 'exec' : 'sandbox'
+  const thing = { '/eid': 'exec', '/digest': 'image' }[finding.instancePath] ?? 'sandbox'
   const shown = typeof finding.data === 'string' ? ` ${quoted(finding.data)}` : ''
   return new BerthError('not_found', `${thing}_not_found`, `there is no ${thing}${shown}`)
 }

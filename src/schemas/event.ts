@@ -1,10 +1,10 @@
-/** An event on the wire: something that happened to a sandbox or an exec. */
+/** An event on the wire: something that happened to a sandbox, an exec or an image. */
 import { Type, type Static } from '@sinclair/typebox'
 import { Page, Timestamp, Words } from './wire.ts'
 
 export const EventType = Words([
   'sandbox.status', 'sandbox.updated', 'sandbox.deleted', 'sandbox.leak', 'exec.started', 'exec.ended', 'host.started',
-  'host.stopping',
+  'host.stopping', 'image.pulled', 'image.removed', 'image.stalled', 'image.recovered', 'image.lost',
 ])
 export type EventType = Static<typeof EventType>
 
@@ -14,7 +14,7 @@ export const Event = Type.Object({
   type: EventType,
   sandboxId: Type.Optional(Type.String()),
   execId: Type.Optional(Type.String()),
-  data: Type.Record(Type.String(), Type.Unknown(), { description: 'sandbox.status: {from, to, reason?, exitCode?}' }),
+  data: Type.Record(Type.String(), Type.Unknown(), { description: 'sandbox.status: {from, to, reason?, exitCode?}; image.…: {digest, reference?} and what else there is to say' }),
 }, { $id: 'Event', additionalProperties: false })
 export type Event = Static<typeof Event>
 

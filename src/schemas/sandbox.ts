@@ -1,5 +1,6 @@
 /** A sandbox on the wire. */
 import { Type, type Static } from '@sinclair/typebox'
+import { ImageName, PullPolicy, RegistryCredentials } from './image.ts'
 import { Page, SandboxId, StringMap, Timestamp, Words, noNul, pattern } from './wire.ts'
 
 const GiB = 1024 ** 3
@@ -54,8 +55,8 @@ export type SandboxStatus = Static<typeof SandboxStatus>
 
 export const EndReason = Words([
   'exited', 'signaled', 'out_of_memory', 'timed_out', 'idle', 'requested', 'drained', 'setup_failed', 'runtime_crashed',
-  'host_restarted', 'lost',
-], { description: 'Why the sandbox ended' })
+  'host_restarted', 'image_lost', 'lost',
+], { description: 'Why the sandbox ended. image_lost: what had not been fetched of its image cannot be read any more, because the image server died with all who held its connection' })
 export type EndReason = Static<typeof EndReason>
 
 /** How a sandbox ended. */
@@ -84,7 +85,7 @@ export const Leak = Type.Object({
 export type Leak = Static<typeof Leak>
 
 export const SandboxCreate = Type.Object({
-  image: Type.String({ minLength: 1, maxLength: 1024, pattern: noNul, description: 'Image reference: berth/base, dir:<rootfs>, oci:<layout>[:tag]', examples: ['berth/base'] }),
+  image: ImageName,
   entrypoint: Type.Optional(Argv),
   env: Type.Optional(Env),
   workingDir: Type.Optional(AbsolutePath),
@@ -96,6 +97,8 @@ export const SandboxCreate = Type.Object({
   runtime: Type.Optional(Type.String({ minLength: 1, maxLength: 64, pattern: pattern('^[a-z0-9][a-z0-9._-]*$', 'must be the name of a runtime, such as runsc or runc'), description: 'OCI runtime: runsc (gVisor, the default) or runc' })),
   hostname: Type.Optional(Type.String({ pattern: pattern('^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$', 'must be a host name: at most 63 of a-z, 0-9 and -, neither first nor last a -'), description: 'Host name inside' })),
   start: Type.Optional(Type.Boolean({ default: true, description: 'false: create it only; POST …/start starts it' })),
+  imagePull: Type.Optional(PullPolicy),
+  registryCredentials: Type.Optional(RegistryCredentials),
 }, { $id: 'SandboxCreate', additionalProperties: false })
 export type SandboxCreate = Static<typeof SandboxCreate>
 

@@ -10,6 +10,7 @@ import type { IdempotencyKeys, IdempotentRequest, KeptAnswer } from '../../../sr
 import type { Event } from '../../../src/schemas/event.ts'
 import type { Exec, ExecEvent, ExecResult } from '../../../src/schemas/exec.ts'
 import type { Host } from '../../../src/schemas/host.ts'
+import type { Image, ImageDetail } from '../../../src/schemas/image.ts'
 import type { LogRecord } from '../../../src/schemas/log.ts'
 import type { Sandbox, SandboxCreate } from '../../../src/schemas/sandbox.ts'
 
@@ -48,6 +49,26 @@ export const execResult: ExecResult = {
   id: 'exe_00000000000000000000', exitCode: 0, stdout: 'hello\n', stderr: '', truncated: { stdout: false, stderr: false }, timedOut: false, durationMs: 30,
 }
 
+/** A complete layered image, whose digest repeats one hexadecimal digit. */
+export function makeImage (digit: string, other: Partial<Image> = {}): Image {
+  return {
+    digest: `sha256:${digit.repeat(64)}`,
+    references: ['127.0.0.1:5000/python:3.12'],
+    kind: 'layered',
+    state: 'complete',
+    sizeBytes: 1000,
+    localBytes: 1000,
+    createdAt: at,
+    lastUsedAt: at,
+    leases: 0,
+    ...other,
+  }
+}
+
+export function makeImageDetail (image: Image): ImageDetail {
+  return { ...image, config: { env: { A: 'b' }, cmd: ['sh'] }, layers: [], leaseIds: [] }
+}
+
 export interface Calls {
   name: string
   args: unknown[]
@@ -61,6 +82,12 @@ export function makeServices () {
   const get = (id: string): Sandbox => {
     const found = sandboxes.get(id)
     if (!found) throw new BerthError('not_found', 'sandbox_not_found', `there is no sandbox ${id}`)
+    return found
+  }
+  const images = new Map<string, Image>()
+  const getImage = (digest: string): Image => {
+    const found = images.get(digest)
+    if (!found) throw new BerthError('not_found', 'image_not_found', `this host has no image ${digest}`)
     return found
   }
   const act = (name: string) => async (id: string, ...rest: unknown[]) => {
@@ -121,6 +148,26 @@ export function makeServices () {
       signal: async (...args) => note('signal', ...args),
       result: async () => execResult,
     },
+    images: {
+      pull: async (reference, options) => {
+        note('pull', reference, options)
+        const made = makeImage('a', { references: [reference] })
+        images.set(made.digest, made)
+        return made
+      },
+      list: async () => [...images.values()],
+      get: async digest => makeImageDetail(getImage(digest)),
+      remove: async digest => {
+        note('remove', digest)
+        getImage(digest)
+        images.delete(digest)
+        return { freedBytes: 1000 }
+      },
+      prune: async options => {
+        note('prune', options)
+        return { digests: [...images.keys()], freedBytes: 1000 }
+      },
+    },
     logSources: { sandboxLog: logOf, execLog: logOf },
     logs: {
       readBatches: async function * (options): AsyncGenerator<LogRecord[]> {
@@ -147,7 +194,7 @@ export function makeServices () {
     idempotency: makeIdempotency(),
     metrics: new Registry(),
   } satisfies AppServices as AppServices
-  return { services, calls, sandboxes }
+  return { services, calls, sandboxes, images }
 }
 
 function makeIdempotency (): IdempotencyKeys {
