@@ -68,6 +68,10 @@ const minimumConmon = [2, 1] as const
 // gVisor's own minimum is 4.14.77.
 const minimumKernel = [4, 15] as const
 const minimumNode = [24, 0] as const
+// The first that mounts EROFS from a file without a loop device.
+const minimumErofsKernel = [6, 12] as const
+// The first erofs-utils and gztool that image layers are made with.
+const minimumImageTool = [1, 8] as const
 const neededControllers = ['cpu', 'memory', 'pids'] as const
 
 /** The build date (YYYYMMDD) in the output of `runsc --version`: `release-20240729.0` or Debian's `0.0~20240729.0`. */
@@ -171,6 +175,13 @@ async function probeOverlay (host: HostView): Promise<HostCheckResult> {
   return /\boverlay$/m.test(filesystems) ? ok() : missing('the kernel has no overlay file system (its module may not be loaded)')
 }
 
+async function probeErofs (host: HostView): Promise<HostCheckResult> {
+  if (!isAtLeast(parseVersion(host.kernelRelease) ?? [], minimumErofsKernel)) return tooOld(host.kernelRelease, `a kernel of ${minimumErofsKernel.join('.')} or later is needed`)
+  if (/\berofs$/m.test(await host.read('/proc/filesystems') ?? '')) return ok()
+  const loadable = await host.run('modprobe', ['--dry-run', 'erofs'])
+  return loadable?.exitCode === 0 ? ok() : missing('the kernel has no EROFS file system, and no module with it')
+}
+
 async function probeDevice (host: HostView, path: string): Promise<HostCheckResult> {
   return await host.exists(path) ? ok() : missing(`there is no ${path}`)
 }
@@ -202,10 +213,13 @@ export function createHostChecks (host: HostView = thisHost): readonly HostCheck
     ['catatonit', true, 'pid 1 of a sandbox that idles', apt('catatonit'), () => probeProgram(host, 'catatonit')],
     ['busybox', true, 'the one program of the base image', apt('busybox-static'), () => probeBusybox(host)],
     ['runc', false, 'the runtime of sandboxes that ask for it', apt('runc'), () => probeProgram(host, 'runc')],
-    ['umoci', false, 'unpacks images in OCI layouts', apt('umoci'), () => probeProgram(host, 'umoci')],
+    ['umoci', false, 'unpacks images that cannot be mounted', apt('umoci'), () => probeProgram(host, 'umoci')],
     ['mkfs.ext4', false, 'makes the disk of a sandbox with a disk limit', apt('e2fsprogs'), () => probeProgram(host, 'mkfs.ext4', { args: ['-V'] })],
     ['loop', false, 'attaches the disk of a sandbox with a disk limit', 'sudo modprobe loop', () => probeDevice(host, '/dev/loop-control')],
-    ['fuse', false, 'serves images and workspaces that load lazily', 'sudo modprobe fuse', () => probeDevice(host, '/dev/fuse')],
+    ['mkfs.erofs', false, 'makes images mountable layer by layer; without it they are unpacked', 'npm run setup', () => probeProgram(host, 'mkfs.erofs', { minimum: minimumImageTool })],
+    ['gztool', false, 'makes images loadable piece by piece; without it they are unpacked', 'npm run setup', () => probeProgram(host, 'gztool', { args: ['-h'], minimum: minimumImageTool })],
+    ['erofs', false, 'mounts the layers of images; without it images are unpacked', 'boot a kernel of 6.12 or later that has EROFS', () => probeErofs(host)],
+    ['fuse', false, 'serves images that load lazily; without it they are fetched whole before a sandbox starts', 'sudo modprobe fuse', () => probeDevice(host, '/dev/fuse')],
     ['ip', false, 'sets up network interfaces', apt('iproute2'), () => probeProgram(host, 'ip', { args: ['-Version'] })],
     ['nft', false, 'filters what sandboxes send', apt('nftables'), () => probeProgram(host, 'nft')],
   ]

@@ -26,12 +26,14 @@ function build ({ programs = {}, files = {}, ...facts }: BuildOptions = {}) {
     umoci: { stdout: 'umoci version 0.4.7+ds\n' },
     'mkfs.ext4': { stderr: 'mke2fs 1.47.0 (5-Feb-2023)\n' },
     ip: { stdout: 'ip utility, iproute2-6.1.0, libbpf 1.1.2\n' },
+    'mkfs.erofs': { stdout: 'mkfs.erofs (erofs-utils) 1.8.6\navailable compressors: lz4, zstd\n' },
+    gztool: { stderr: '\n  gztool (v1.8.0)\n  GZIP files indexer, compressor and data retriever.\n' },
     nft: { stdout: 'nftables v1.0.6 (Lester Gooch #5)\n' },
     ...programs,
   }
   const texts: Record<string, string | undefined> = {
     '/proc/self/mountinfo': mountInfoV1,
-    '/proc/filesystems': 'nodev\tsysfs\nnodev\toverlay\n\text4\n',
+    '/proc/filesystems': 'nodev\tsysfs\nnodev\toverlay\n\text4\n\terofs\n',
     '/dev/fuse': '',
     '/dev/loop-control': '',
     ...files,
@@ -65,6 +67,8 @@ test('a host that has everything passes every check and shows the versions', asy
   assert.equal(results.conmon?.version, '2.1.6')
   assert.equal(results['mkfs.ext4']?.version, '1.47.0')
   assert.equal(results['tini-static']?.version, '0.19.0')
+  assert.equal(results['mkfs.erofs']?.version, '1.8.6')
+  assert.equal(results.gztool?.version, '1.8.0')
   assert.equal(results.cgroups?.version, 'v1')
 })
 
@@ -87,6 +91,11 @@ const wrong: [what: string, check: string, options: BuildOptions, status: HostCh
   ['no overlay', 'overlayfs', { files: { '/proc/filesystems': 'nodev\tsysfs\n' } }, 'missing', /no overlay/],
   ['no memory controller', 'cgroups', { files: { '/proc/self/mountinfo': mountInfoV2, '/sys/fs/cgroup/cgroup.controllers': 'cpu pids\n' } }, 'missing', /controller memory/],
   ['no fuse', 'fuse', { files: { '/dev/fuse': undefined } }, 'missing', /\/dev\/fuse/],
+  ['no mkfs.erofs', 'mkfs.erofs', { programs: { 'mkfs.erofs': undefined } }, 'missing', /no program mkfs\.erofs/],
+  ['the mkfs.erofs of Debian 12', 'mkfs.erofs', { programs: { 'mkfs.erofs': { stdout: 'mkfs.erofs 1.5\n' } } }, 'too_old', /1\.8 or later/],
+  ['the gztool of Debian 12', 'gztool', { programs: { gztool: { stderr: '\n  gztool (v1.5.1)\n' } } }, 'too_old', /1\.8 or later/],
+  ['a kernel that mounts no EROFS file', 'erofs', { kernelRelease: '6.8.0-45-generic' }, 'too_old', /6\.12 or later/],
+  ['a kernel without EROFS', 'erofs', { files: { '/proc/filesystems': 'nodev\toverlay\n' }, programs: { modprobe: { exitCode: 1 } } }, 'missing', /no EROFS/],
   ['an old kernel', 'linux', { kernelRelease: '4.9.0-13-amd64' }, 'too_old', /4\.15 or later/],
   ['an old Node', 'node', { nodeVersion: '20.20.2' }, 'too_old', /24\.0 or later/],
   ['a user that is not root', 'root', { uid: 1000 }, 'broken', /uid 1000/],
@@ -137,6 +146,18 @@ test('doctor answers with one JSON document on demand', async () => {
   const { exitCode, text } = await doctor([found('runsc', true, { status: 'ok' })], { json: true })
   assert.equal(exitCode, 0)
   assert.deepEqual(JSON.parse(text), { ok: true, selfTest: null, checks: [{ name: 'runsc', required: true, why: 'runsc is needed', fix: 'install runsc', status: 'ok' }] })
+})
+
+test('EROFS that a module has is as good as one that is loaded', async () => {
+  const files = { '/proc/filesystems': 'nodev\toverlay\n' }
+  assert.equal((await build({ files, programs: { modprobe: { exitCode: 0 } } }).probe('erofs')).status, 'ok')
+})
+
+test('what images need to load lazily is optional, and each says what is lost without it', () => {
+  for (const { name, required, why } of build().checks.filter(({ name }) => ['mkfs.erofs', 'gztool', 'erofs', 'fuse'].includes(name))) {
+    assert.equal(required, false, name)
+    assert.match(why, /; without it (they|images) are (unpacked|fetched whole)/, name)
+  }
 })
 
 test('a busybox is taken as static on a host without ldd', async () => {
