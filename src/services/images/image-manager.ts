@@ -1,15 +1,20 @@
 import { join } from 'node:path'
 import type { Logger } from 'pino'
-import { BaseImage, baseImageConfig } from './base-image.ts'
-import { locateDirImage } from './dir-image.ts'
+import { BerthError } from '../../errors.ts'
+import type { Image, ImageDetail, PullProgress } from '../../schemas/image.ts'
 import type { ImageConfig } from './image-config.ts'
 import { parseImageReference, type ImageReference } from './image-reference.ts'
-import { ImageStore, type StoredImage, type StoredKind } from './image-store.ts'
+import { ImageResolver, type ImageToStore } from './image-resolver.ts'
+import { ImageStore, type StoredImage } from './image-store.ts'
 import { resolveImageUser, type ResolvedUser } from './image-user.ts'
+import { describeImage, detailImage } from './image-view.ts'
+import { pullProgress, type LayeredImages, type PrepareOptions } from './layered-images.ts'
+import type { LayerProgress, PullMode, RegistryCredentials } from './layers/image-layer.ts'
 import { LeaseStore } from './lease-store.ts'
-import { isOverlayPath, resolveClientDirectory, type PathRules } from './local-path.ts'
-import { unpackOciImage } from './oci-image.ts'
-import { OciLayout } from './oci-layout.ts'
+import { isOverlayPath } from './local-path.ts'
+import { ReferenceTable } from './reference-table.ts'
+import { formatRegistryReference } from './registry/registry-reference.ts'
+import { defaultRegistrySettings, type RegistrySettings } from './registry/registry-settings.ts'
 import { SingleFlight } from './single-flight.ts'
 
 export interface ImageManagerOptions {
@@ -18,10 +23,28 @@ export interface ImageManagerOptions {
   /** The host's static busybox, from which berth/base is made. */
   busyboxPath: string
   logger: Logger
-  /** Host directories below which `dir:` and `oci:` may point. Default: anywhere. */
+  /** Host directories below which `dir:`, `oci:` and archives may point. Default: anywhere. */
   dirRoots?: readonly string[]
   /** Directories of Berth's own that no image may hold or lie in; imagesDir is always one. */
   privateDirs?: readonly string[]
+  registry?: RegistrySettings
+  /** Where layers are made ready and mounted. Absent: images are unpacked. */
+  layers?: LayeredImages
+  /** Images that no lease holds are removed, the longest unused first, while all take more than this. Default: no limit. */
+  diskBytes?: number
+  /** Images that nobody has used for this long, in milliseconds, are removed. Default: never. */
+  maxUnusedMs?: number
+  /** Told of what happens to images. */
+  onEvent?: (type: 'image.pulled' | 'image.removed', data: { digest: string, reference?: string, freedBytes?: number }) => void
+}
+
+/** When the place that an image comes from is asked: `missing`: when it is not on this host; `always`; `never`. */
+export type PullPolicy = 'missing' | 'always' | 'never'
+
+export interface PrepareRootfsOptions {
+  signal?: AbortSignal
+  pull?: PullPolicy
+  credentials?: RegistryCredentials
 }
 
 /** An image's root file system, ready to be stacked below a sandbox's own layer. */
@@ -34,47 +57,48 @@ export interface PreparedImage {
   config: ImageConfig
 }
 
-/** An image on this host's disk. */
-export interface LocalImage extends StoredImage {
-  /** Ids of the leases that keep it from eviction. */
-  leaseIds: string[]
-}
-
-/** What a reference stands for at this moment, before anything is unpacked. */
-type ResolvedSource =
-  | { inPlace: { dir: string, config: ImageConfig } }
-  | { stored: { kind: StoredKind, digest: string, config: ImageConfig, build: (dir: string) => Promise<void> } }
-
 /**
- * Root file systems for sandboxes: resolves a reference, unpacks an image once, and keeps it while a lease holds it.
+ * Root file systems for sandboxes: finds out what a reference stands for, brings it here once, and keeps it while a lease holds it.
  *
  * Everything on disk is crash-only: an image is in its place as a whole or not at all, a lease is a file, and `adopt`
  * clears what a killed daemon left. Call `adopt` before anything else.
  */
 export class ImageManager {
+  readonly #options: ImageManagerOptions
   readonly #store: ImageStore
   readonly #leases: LeaseStore
-  readonly #base: BaseImage
-  readonly #rules: PathRules
+  readonly #references: ReferenceTable
+  readonly #resolver: ImageResolver
+  readonly #layers: LayeredImages | undefined
   readonly #logger: Logger
   readonly #preparing = new SingleFlight<StoredImage>()
   /** How many calls need an image, by digest, from before they look for it until their lease is written. */
   readonly #pins = new Map<string, number>()
 
   constructor (options: ImageManagerOptions) {
-    if (!isOverlayPath(options.imagesDir)) throw new TypeError('the path of the images directory must not hold ":", "," or "\\": overlay mounts cannot take it')
-    this.#store = new ImageStore({ dir: options.imagesDir })
-    this.#leases = new LeaseStore({ dir: join(options.imagesDir, 'leases') })
-    this.#base = new BaseImage({ busyboxPath: options.busyboxPath })
-    this.#rules = { roots: options.dirRoots ?? ['/'], privateDirs: [options.imagesDir, ...options.privateDirs ?? []] }
-    this.#logger = options.logger
+    const { imagesDir, busyboxPath, logger, layers } = options
+    if (!isOverlayPath(imagesDir)) throw new TypeError('the path of the images directory must not hold ":", "," or "\\": overlay mounts cannot take it')
+    this.#options = options
+    this.#store = new ImageStore({ dir: imagesDir })
+    this.#leases = new LeaseStore({ dir: join(imagesDir, 'leases') })
+    this.#references = new ReferenceTable({ path: join(imagesDir, 'references.json') })
+    this.#resolver = new ImageResolver({
+      busyboxPath,
+      rules: { roots: options.dirRoots ?? ['/'], privateDirs: [imagesDir, ...options.privateDirs ?? []] },
+      registry: options.registry ?? defaultRegistrySettings,
+      usesLayers: layers !== undefined,
+    })
+    this.#layers = layers
+    this.#logger = logger
   }
 
-  /** Takes over from a daemon that is gone: drops leases whose holder is not in the set, clears half-done work. */
+  /** Takes over from a daemon that is gone: drops leases whose holder is not in the set, clears half-done work, finds the image server. */
   async adopt (leaseIds: ReadonlySet<string>): Promise<void> {
     await this.#store.clear()
     const dropped = await this.#leases.load(leaseIds)
     if (dropped.length > 0) this.#logger.info({ leaseIds: dropped }, 'dropped image leases without holder')
+    await this.#references.load()
+    await this.#layers?.adopt()
   }
 
   /**
@@ -84,25 +108,36 @@ export class ImageManager {
    * Concurrent first uses share one preparation: its failure reaches them all, an abort only the one that aborts.
    *
    * @throws BerthError invalid_argument `invalid_image_reference`, `image_source_unsupported`, `image_not_found`,
-   * `image_invalid`; permission_denied `image_path_not_allowed`; exhausted `disk_full`. The signal's reason on abort.
+   * `image_invalid`; permission_denied `image_path_not_allowed`, `image_auth_required`; unavailable `registry_unavailable`;
+   * exhausted `disk_full`. The signal's reason on abort.
    */
-  async prepareRootfs (reference: string, leaseId: string, options: { signal?: AbortSignal } = {}): Promise<PreparedImage> {
-    const { signal } = options
-    const source = await this.#resolve(parseImageReference(reference))
+  async prepareRootfs (reference: string, leaseId: string, options: PrepareRootfsOptions = {}): Promise<PreparedImage> {
+    const { signal, credentials } = options
+    const parsed = parseImageReference(reference)
+    const found = await this.#find(parsed, options.pull ?? 'missing')
+    const source = found ?? await this.#resolver.resolve(parsed, { credentials, signal })
     signal?.throwIfAborted()
     if ('inPlace' in source) {
       await this.#lease(leaseId, null, signal)
       return { reference, lowerDirs: [source.inPlace.dir], config: source.inPlace.config }
     }
-    const { kind, digest, config, build } = source.stored
-    this.#pin(digest)
-    try {
-      const image = await this.#store.find(kind, digest) ?? await this.#preparing.run(`${kind} ${digest}`, signal, () => this.#add(kind, digest, config, build))
+    const { digest } = source.stored
+    return await this.#pinned(digest, async () => {
+      const image = await this.#bring(source.stored, signal)
+      const lowerDirs = await this.#lowerDirs(image, { mode: 'lazy', credentials, signal })
       await this.#lease(leaseId, digest, signal)
-      return { reference, digest, lowerDirs: [image.rootfs], config: structuredClone(image.config) }
-    } finally {
-      this.#unpin(digest)
-    }
+      await this.#references.set(referenceName(parsed, reference), digest)
+      return { reference, digest, lowerDirs, config: structuredClone(image.config) }
+    })
+  }
+
+  /**
+   * Mount points of a leased layered image, mounted when this returns: they do not outlive a restart of the host.
+   * undefined for every other image, whose directories are always there.
+   */
+  async mountRootfs (digest: string, options: { signal?: AbortSignal } = {}): Promise<string[] | undefined> {
+    const image = await this.#store.find('layered', digest)
+    return image && await this.#lowerDirs(image, { mode: 'lazy', signal: options.signal })
   }
 
   /** Gives a lease back; fine when there is none. */
@@ -119,27 +154,88 @@ export class ImageManager {
     return resolveImageUser(prepared.lowerDirs, user)
   }
 
-  /** Images unpacked on this host, the longest unused first. */
-  async list (): Promise<LocalImage[]> {
-    const images = await this.#store.list()
-    return images.map(image => ({ ...image, leaseIds: this.#leases.holdersOf(image.digest) }))
+  /**
+   * Brings an image onto this host: asks its source what the reference stands for, and makes that usable (`lazy`) or complete (`eager`).
+   * An abort ends this wait alone.
+   *
+   * @throws BerthError as prepareRootfs; invalid_argument `image_source_unsupported` for a directory, of which nothing is kept.
+   */
+  async pull (reference: string, options: { mode?: PullMode, credentials?: RegistryCredentials, signal?: AbortSignal, onProgress?: (progress: PullProgress) => void } = {}): Promise<Image> {
+    const { mode = 'lazy', credentials, signal, onProgress } = options
+    const startedAt = performance.now()
+    const parsed = parseImageReference(reference)
+    onProgress?.({ phase: 'resolving', reference, layers: [], fetchedBytes: 0, sizeBytes: 0 })
+    const source = await this.#resolver.resolve(parsed, { credentials, signal })
+    if ('inPlace' in source) throw new BerthError('invalid_argument', 'image_source_unsupported', `${reference} is used where it lies; there is nothing to pull`)
+    const { digest } = source.stored
+    let last: LayerProgress[] = []
+    const report = onProgress && ((layers: LayerProgress[]) => {
+      last = layers
+      onProgress(pullProgress(reference, digest, layers))
+    })
+    await this.#pinned(digest, async () => {
+      const image = await this.#bring(source.stored, signal)
+      if (image.kind === 'layered') await this.#needLayers().prepare(image, { mode, credentials, signal, onProgress: report })
+      await this.#references.set(referenceName(parsed, reference), digest)
+    })
+    this.#options.onEvent?.('image.pulled', { digest, reference })
+    this.#logger.info({ reference, digest, mode, durationMs: Math.round(performance.now() - startedAt) }, 'pulled an image')
+    const pulled = await this.get(digest)
+    onProgress?.({ ...pullProgress(reference, digest, last), phase: 'done' })
+    return pulled
   }
 
-  /** Removes images that no lease holds, the longest unused first, until at most `keepBytes` (default 0) are left. */
-  async evict (options: { keepBytes?: number } = {}): Promise<{ digests: string[], freedBytes: number }> {
+  /** Images on this host, the longest unused first. */
+  async list (): Promise<Image[]> {
     const images = await this.#store.list()
+    const states = await this.#states(images)
+    return images.map(image => describeImage(image, this.#facts(image), states))
+  }
+
+  /** @throws BerthError not_found `image_not_found`. */
+  async get (digest: string): Promise<ImageDetail> {
+    const image = await this.#mustFind(digest)
+    return detailImage(image, this.#facts(image), await this.#states([image]))
+  }
+
+  /** Removes an image. @throws BerthError not_found `image_not_found`; conflict `image_in_use`. */
+  async remove (digest: string): Promise<{ freedBytes: number }> {
+    const image = await this.#mustFind(digest)
+    if (await this.#removeImage(image)) return { freedBytes: image.sizeBytes + await this.#collectLayers() }
+    const leases = this.#leases.holdersOf(digest)
+    if (leases.length === 0) throw new BerthError('conflict', 'image_in_use', 'the image is being prepared for a sandbox or a pull; try again when that is done')
+    throw new BerthError('conflict', 'image_in_use', `the image is used by ${leases.length} sandbox${leases.length === 1 ? '' : 'es'}; delete ${leases.length === 1 ? 'it' : 'them'} first`, { details: { leases } })
+  }
+
+  /** Removes images that no lease holds: those last used `unusedForMs` ago, the longest unused first, until at most `keepBytes` (default 0) are left. */
+  async prune (options: { keepBytes?: number, unusedForMs?: number } = {}): Promise<{ digests: string[], freedBytes: number }> {
+    const { keepBytes = 0, unusedForMs = 0 } = options
+    const images = await this.#store.list()
+    const unusedSince = new Date(Date.now() - unusedForMs).toISOString()
     const digests: string[] = []
     let freedBytes = 0
-    let leftBytes = images.reduce((sum, image) => sum + image.sizeBytes, 0)
     for (const image of images) {
-      if (leftBytes <= (options.keepBytes ?? 0)) break
-      if (!await this.#store.remove(image, () => this.#isHeld(image.digest))) continue
+      if (image.lastUsedAt > unusedSince || (keepBytes > 0 && await this.#usedBytes() <= keepBytes)) break
+      if (!await this.#removeImage(image)) continue
       digests.push(image.digest)
-      freedBytes += image.sizeBytes
-      leftBytes -= image.sizeBytes
+      freedBytes += image.sizeBytes + await this.#collectLayers()
     }
-    if (digests.length > 0) this.#logger.info({ digests, freedBytes }, 'evicted images')
+    if (digests.length > 0) this.#logger.info({ digests, freedBytes }, 'removed images that nobody uses')
     return { digests, freedBytes }
+  }
+
+  /** Keeps to the disk budget and the age that are configured, and removes layers that no image needs. */
+  async sweep (): Promise<void> {
+    const { diskBytes, maxUnusedMs } = this.#options
+    await this.#collectLayers()
+    if (maxUnusedMs !== undefined) await this.prune({ unusedForMs: maxUnusedMs })
+    if (diskBytes !== undefined && await this.#usedBytes() > diskBytes) await this.prune({ keepBytes: diskBytes })
+  }
+
+  /** Resolves when no preparation is going on, also none whose callers have all gone; lets go of the image server. */
+  async close (): Promise<void> {
+    await this.settled()
+    await this.#layers?.close()
   }
 
   /** Resolves when no preparation is going on, also none whose callers have all gone. */
@@ -147,30 +243,95 @@ export class ImageManager {
     await this.#preparing.settled()
   }
 
-  async #resolve (reference: ImageReference): Promise<ResolvedSource> {
-    switch (reference.kind) {
-      case 'base': {
-        const digest = await this.#base.digest()
-        return { stored: { kind: 'base', digest, config: baseImageConfig, build: dir => this.#base.build(dir) } }
-      }
-      case 'dir':
-        return { inPlace: { dir: await locateDirImage(reference.path, this.#rules), config: { env: {} } } }
-      case 'oci': {
-        const layout = new OciLayout({ dir: await resolveClientDirectory(reference.path, this.#rules), name: reference.path })
-        const image = await layout.resolve(reference.tag)
-        return { stored: { kind: 'oci', digest: image.digest, config: image.config, build: dir => unpackOciImage(layout, image, dir) } }
-      }
-    }
+  /** Removes every image and ends the image server. No sandbox may be left. */
+  async reclaim (): Promise<void> {
+    await this.prune()
+    await this.#layers?.end()
   }
 
-  async #add (kind: StoredKind, digest: string, config: ImageConfig, build: (dir: string) => Promise<void>): Promise<StoredImage> {
+  /** The image of a registry's reference, as far as this host knows it. */
+  async #find (reference: ImageReference, policy: PullPolicy): Promise<{ stored: ImageToStore } | undefined> {
+    if (reference.kind !== 'registry' || policy === 'always') return undefined
+    const name = formatRegistryReference(reference.reference)
+    // What a digest names may be an index: then the table knows which of its images is this host's.
+    const digest = this.#references.find(name) ?? reference.reference.digest
+    const image = digest === undefined ? undefined : await this.#findAny(digest)
+    if (image) return { stored: { digest: image.digest, content: image, config: image.config } }
+    if (policy === 'missing') return undefined
+    throw new BerthError('invalid_argument', 'image_not_found', `${name} is not on this host, and the request asks not to pull it; pull it first or leave imagePull out`)
+  }
+
+  async #findAny (digest: string): Promise<StoredImage | undefined> {
+    return await this.#store.find('layered', digest) ?? await this.#store.find('unpacked', digest) ?? await this.#store.find('base', digest)
+  }
+
+  async #mustFind (digest: string): Promise<StoredImage> {
+    const image = (await this.#store.list()).find(candidate => candidate.digest === digest)
+    if (!image) throw new BerthError('not_found', 'image_not_found', 'there is no image with this digest on this host; GET /v1/images lists those there are')
+    return image
+  }
+
+  /** The image in the store: found there or added. */
+  async #bring (wanted: ImageToStore, signal: AbortSignal | undefined): Promise<StoredImage> {
+    const { digest, content: { kind } } = wanted
+    return await this.#store.find(kind, digest) ?? await this.#preparing.run(`${kind} ${digest}`, signal, () => this.#add(wanted))
+  }
+
+  async #add ({ digest, content, config, build }: ImageToStore): Promise<StoredImage> {
     // A preparation may have ended between the caller's look and this run.
-    const present = await this.#store.find(kind, digest)
+    const present = await this.#store.find(content.kind, digest)
     if (present) return present
     const startedAt = performance.now()
-    const image = await this.#store.add(kind, digest, config, build)
-    this.#logger.info({ kind, digest, sizeBytes: image.sizeBytes, durationMs: Math.round(performance.now() - startedAt) }, 'unpacked an image')
+    const add = () => this.#store.add(digest, content, config, build)
+    // The image stands in the store before its layers are here: from then on nobody takes them for surplus.
+    const image = content.kind === 'layered' ? await this.#needLayers().changing.runExclusive(add) : await add()
+    if (build) this.#logger.info({ kind: content.kind, digest, sizeBytes: image.sizeBytes, durationMs: Math.round(performance.now() - startedAt) }, 'unpacked an image')
     return image
+  }
+
+  async #lowerDirs (image: StoredImage, options: PrepareOptions): Promise<string[]> {
+    if (image.kind !== 'layered') return [image.rootfs]
+    const layers = this.#needLayers()
+    const dirs = await layers.mount(image, options)
+    await layers.boot(image)
+    return dirs
+  }
+
+  #needLayers (): LayeredImages {
+    if (this.#layers) return this.#layers
+    throw new BerthError('unavailable', 'image_layers_unusable', 'the image was fetched as layers, which this host cannot mount any more; run: berth doctor')
+  }
+
+  async #removeImage (image: StoredImage): Promise<boolean> {
+    if (!await this.#store.remove(image, () => this.#isHeld(image.digest))) return false
+    await this.#references.drop(image.digest)
+    this.#options.onEvent?.('image.removed', { digest: image.digest })
+    return true
+  }
+
+  /** Removes layers that no image needs. */
+  async #collectLayers (): Promise<number> {
+    const layers = this.#layers
+    if (!layers) return 0
+    return await layers.changing.runExclusive(async () => {
+      const images = await this.#store.list()
+      return await layers.collect(new Set(images.flatMap(image => image.kind === 'layered' ? image.layers.map(layer => layer.digest) : [])))
+    })
+  }
+
+  async #usedBytes (): Promise<number> {
+    const images = await this.#store.list()
+    const layers = await this.#states(images)
+    const sum = (sizes: number[]) => sizes.reduce((total, size) => total + size, 0)
+    return sum(images.map(image => image.sizeBytes)) + sum([...layers.values()].map(layer => layer.localBytes))
+  }
+
+  async #states (images: readonly StoredImage[]): Promise<Map<string, LayerProgress>> {
+    return images.some(image => image.kind === 'layered') && this.#layers ? await this.#layers.states() : new Map()
+  }
+
+  #facts (image: StoredImage): { references: string[], leaseIds: string[] } {
+    return { references: this.#references.of(image.digest), leaseIds: this.#leases.holdersOf(image.digest) }
   }
 
   async #lease (leaseId: string, held: string | null, signal: AbortSignal | undefined): Promise<void> {
@@ -186,13 +347,19 @@ export class ImageManager {
     return this.#pins.has(digest) || this.#leases.holds(digest)
   }
 
-  #pin (digest: string): void {
+  async #pinned<T> (digest: string, work: () => Promise<T>): Promise<T> {
     this.#pins.set(digest, (this.#pins.get(digest) ?? 0) + 1)
+    try {
+      return await work()
+    } finally {
+      const count = (this.#pins.get(digest) ?? 1) - 1
+      if (count > 0) this.#pins.set(digest, count)
+      else this.#pins.delete(digest)
+    }
   }
+}
 
-  #unpin (digest: string): void {
-    const count = (this.#pins.get(digest) ?? 1) - 1
-    if (count > 0) this.#pins.set(digest, count)
-    else this.#pins.delete(digest)
-  }
+/** The name by which an image is found again: the full form of a registry's reference, any other as it was written. */
+function referenceName (parsed: ImageReference, text: string): string {
+  return parsed.kind === 'registry' ? formatRegistryReference(parsed.reference) : text
 }

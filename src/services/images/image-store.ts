@@ -1,28 +1,40 @@
 import { randomUUID } from 'node:crypto'
 import { renameSync } from 'node:fs'
-import { mkdir, open, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BerthError } from '../../errors.ts'
 import { measureDirectory, syncFileSystem } from '../../host/umoci.ts'
+import { writeDurably } from '../../lib/durable-file.ts'
 import { isObject, type ImageConfig } from './image-config.ts'
+import type { BlobSource, LayerDescriptor } from './layers/image-layer.ts'
 
-/** Kinds of image that are kept unpacked, each in a directory of this name. */
-const storedKinds = ['base', 'oci'] as const
+/** Kinds of image, each in a directory of this name. */
+const storedKinds = ['base', 'unpacked', 'layered'] as const
 export type StoredKind = typeof storedKinds[number]
 
-/** An image that lies unpacked in the store. */
-export interface StoredImage {
-  kind: StoredKind
+/** What an image is made of: a directory of its own, or layers that it shares with others. */
+export type ImageContent =
+  | { kind: 'base' | 'unpacked' }
+  | {
+    kind: 'layered'
+    /** The bottom one first. */
+    layers: LayerDescriptor[]
+    sources: BlobSource[]
+  }
+
+/** An image in the store. */
+export type StoredImage = ImageContent & {
   digest: string
-  /** Host path of the root file system. */
+  /** Host path of the root file system; of a layered image nothing is there. */
   rootfs: string
   config: ImageConfig
+  /** Disk space of what is in the image's own directory. */
   sizeBytes: number
   createdAt: string
   lastUsedAt: string
 }
 
-interface ImageFile {
+type ImageFile = ImageContent & {
   digest: string
   config: ImageConfig
   sizeBytes: number
@@ -30,9 +42,9 @@ interface ImageFile {
 }
 
 /**
- * Unpacked images on disk:
+ * Images on disk:
  *
- *     <dir>/<kind>/<hex of digest>/{rootfs/, image.json}   whole; its mtime is when it was last used
+ *     <dir>/<kind>/<hex of digest>/{rootfs/, image.json}   whole; its mtime is when it was last used; a layered one has no rootfs
  *     <dir>/tmp/<uuid>/                                    being made or being deleted; no one's after a crash
  *
  * An image appears in and leaves its place by rename, so it is there as a whole or not at all.
@@ -62,19 +74,22 @@ export class ImageStore {
   }
 
   /**
-   * Adds an image: `build` makes `<dir>/rootfs` in the directory it is given. On disk when this returns.
+   * Adds an image; one that is there is replaced. `build` makes `<dir>/rootfs` in the directory it is given; a layered image has none.
+   * On disk when this returns.
    *
    * @throws BerthError exhausted `disk_full`; what `build` throws.
    */
-  async add (kind: StoredKind, digest: string, config: ImageConfig, build: (dir: string) => Promise<void>): Promise<StoredImage> {
+  async add (digest: string, content: ImageContent, config: ImageConfig, build?: (dir: string) => Promise<void>): Promise<StoredImage> {
+    const { kind } = content
     const building = join(this.#temp, randomUUID())
     await mkdir(building, { recursive: true, mode: 0o700 })
     try {
-      await build(building)
-      const file: ImageFile = { digest, config, sizeBytes: await measureDirectory(building), createdAt: new Date().toISOString() }
-      await writeFile(join(building, 'image.json'), JSON.stringify(file))
+      await build?.(building)
+      const sizeBytes = build ? await measureDirectory(building) : 0
+      const file: ImageFile = { ...content, digest, config, sizeBytes, createdAt: new Date().toISOString() }
+      await writeDurably(join(building, 'image.json'), JSON.stringify(file))
       // Before the rename, or a power cut could leave an image in its place without its content.
-      await syncFileSystem(building)
+      if (build) await syncFileSystem(building)
       await mkdir(join(this.#dir, kind), { recursive: true, mode: 0o700 })
       await this.#displace(this.#place(kind, digest))
       await rename(building, this.#place(kind, digest))
@@ -137,8 +152,8 @@ export class ImageStore {
   async #read (kind: StoredKind, dir: string): Promise<StoredImage | undefined> {
     try {
       const file = parseImageFile(await readFile(join(dir, 'image.json'), 'utf8'))
-      if (!file) return undefined
-      return { kind, ...file, rootfs: join(dir, 'rootfs'), lastUsedAt: (await stat(dir)).mtime.toISOString() }
+      if (file?.kind !== kind) return undefined
+      return { ...file, rootfs: join(dir, 'rootfs'), lastUsedAt: (await stat(dir)).mtime.toISOString() }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
       throw error
@@ -153,7 +168,8 @@ function parseImageFile (text: string): ImageFile | undefined {
   } catch {
     // A damaged image is no image: it is made anew.
   }
-  const isWhole = isObject(value) && typeof value.digest === 'string' && isObject(value.config) && isObject(value.config.env) && typeof value.sizeBytes === 'number' && typeof value.createdAt === 'string'
+  const isWhole = isObject(value) && storedKinds.some(kind => kind === value.kind) && typeof value.digest === 'string' && isObject(value.config) && isObject(value.config.env) &&
+    typeof value.sizeBytes === 'number' && typeof value.createdAt === 'string' && (value.kind !== 'layered' || (Array.isArray(value.layers) && Array.isArray(value.sources)))
   return isWhole ? value as unknown as ImageFile : undefined
 }
 

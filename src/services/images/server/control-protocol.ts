@@ -3,7 +3,7 @@
  * an answer comes in parts.
  *
  *     GET  /status                         → ServerStatus
- *     PUT  /settings    RegistrySettingsJson
+ *     PUT  /settings    SettingsJson       → {}
  *     POST /layers      PrepareRequest     → lines of PrepareAnswer; the last one is `prepared` or `error`
  *     GET  /layers                         → LayerProgress[]
  *     POST /forget      { digests }        → {}
@@ -11,7 +11,11 @@
  *     GET  /events      ?after=<seq>       → lines of ServerEvent, without end
  */
 import { BerthError, toBerthError, type ErrorKind } from '../../../errors.ts'
+import type { RegistrySettings } from '../registry/registry-settings.ts'
 import type { BlobSource, LayerDescriptor, LayerProgress, PullMode, RegistryCredentials } from '../layers/image-layer.ts'
+
+/** RegistrySettings as JSON. */
+export type SettingsJson = Omit<RegistrySettings, 'mirrors'> & { mirrors: Array<[registry: string, mirrors: readonly string[]]> }
 
 export interface PrepareRequest {
   layer: LayerDescriptor
@@ -81,4 +85,12 @@ export function errorFacts (error: unknown): ErrorFacts {
 
 export function errorFromFacts (facts: ErrorFacts): BerthError {
   return new BerthError(facts.kind, facts.code, facts.message, { details: facts.details })
+}
+
+export function settingsToJson (settings: RegistrySettings): SettingsJson {
+  return { ...settings, mirrors: [...settings.mirrors] }
+}
+
+export function settingsFromJson (settings: SettingsJson): RegistrySettings {
+  return Object.freeze({ ...settings, mirrors: new Map(settings.mirrors) })
 }

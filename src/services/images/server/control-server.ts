@@ -3,13 +3,12 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { json } from 'node:stream/consumers'
 import type { Logger } from 'pino'
 import type { LayerProgress } from '../layers/image-layer.ts'
-import type { RegistrySettingsJson } from '../registry/registry-settings.ts'
-import { errorFacts, type BootRequest, type PreparedLayer, type PrepareAnswer, type PrepareRequest, type ServerEvent, type ServerStatus } from './control-protocol.ts'
+import { errorFacts, type BootRequest, type PreparedLayer, type PrepareAnswer, type PrepareRequest, type ServerEvent, type ServerStatus, type SettingsJson } from './control-protocol.ts'
 
 /** What the socket opens the door to. */
 export interface ControlTarget {
   status: () => ServerStatus
-  setSettings: (settings: RegistrySettingsJson) => void
+  setSettings: (settings: SettingsJson) => void
   prepare: (request: PrepareRequest, onProgress: (progress: LayerProgress) => void) => Promise<PreparedLayer>
   layers: () => LayerProgress[]
   forget: (digests: readonly string[]) => Promise<void>
@@ -23,7 +22,7 @@ type Handler = (target: ControlTarget, request: IncomingMessage, response: Serve
 const handlers: Readonly<Record<string, Handler>> = {
   'GET /status': async (target, _request, response) => answer(response, target.status()),
   'PUT /settings': async (target, request, response) => {
-    target.setSettings(await json(request) as RegistrySettingsJson)
+    target.setSettings(await json(request) as SettingsJson)
     answer(response, {})
   },
   'GET /layers': async (target, _request, response) => answer(response, target.layers()),

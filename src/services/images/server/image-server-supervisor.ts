@@ -8,9 +8,8 @@ import { detach } from '../../../host/mount.ts'
 import { isAlive, type ProcessIdentity } from '../../../host/process.ts'
 import { pollUntil } from '../../../lib/poll.ts'
 import type { LayerProgress } from '../layers/image-layer.ts'
-import type { RegistrySettingsJson } from '../registry/registry-settings.ts'
 import { ImageServerClient, ImageServerGoneError } from './image-server-client.ts'
-import type { BootRequest, PreparedLayer, PrepareRequest, ServerEvent } from './control-protocol.ts'
+import type { BootRequest, PreparedLayer, PrepareRequest, ServerEvent, SettingsJson } from './control-protocol.ts'
 
 export interface SupervisorOptions {
   /** `<run>/image-server`: holds a directory for each generation, that is for each keeper with its FUSE mount. */
@@ -19,7 +18,7 @@ export interface SupervisorOptions {
   /** The server's command line, without the generation's directory, which comes behind it. */
   command: readonly string[]
   logPath: string
-  settings: RegistrySettingsJson
+  settings: SettingsJson
   logger: Logger
   onEvent: (event: ServerEvent) => void
   /** A keeper and its server are gone: what was mounted through them and is incomplete cannot be read any more. */

@@ -1,0 +1,61 @@
+import { BaseImage, baseImageConfig } from './base-image.ts'
+import { locateDirImage } from './dir-image.ts'
+import type { ImageConfig } from './image-config.ts'
+import type { ImageReference } from './image-reference.ts'
+import type { ImageContent } from './image-store.ts'
+import type { RegistryCredentials } from './layers/image-layer.ts'
+import { resolveClientDirectory, type PathRules } from './local-path.ts'
+import { unpackOciImage } from './oci-image.ts'
+import { OciLayout } from './oci-layout.ts'
+import type { RegistrySettings } from './registry/registry-settings.ts'
+
+/** What a reference stands for at this moment; nothing of its content is on this host yet, or looked at. */
+export type ResolvedImage =
+  | { inPlace: { dir: string, config: ImageConfig } }
+  | { stored: ImageToStore }
+
+export interface ImageToStore {
+  digest: string
+  content: ImageContent
+  config: ImageConfig
+  /** Makes `<dir>/rootfs`; absent for a layered image. */
+  build?: (dir: string) => Promise<void>
+}
+
+export interface ResolverOptions {
+  busyboxPath: string
+  /** Where clients' paths may point. */
+  rules: PathRules
+  registry: RegistrySettings
+  /** Whether images of layers are mounted as such; else they are unpacked. */
+  usesLayers: boolean
+}
+
+/** Finds out what references stand for: asks registries, reads layouts and archives. */
+export class ImageResolver {
+  readonly #options: ResolverOptions
+  readonly #base: BaseImage
+
+  constructor (options: ResolverOptions) {
+    this.#options = options
+    this.#base = new BaseImage({ busyboxPath: options.busyboxPath })
+  }
+
+  /** @throws BerthError as ImageManager.prepareRootfs. */
+  async resolve (reference: ImageReference, options: { credentials?: RegistryCredentials, signal?: AbortSignal }): Promise<ResolvedImage> {
+    const { rules } = this.#options
+    switch (reference.kind) {
+      case 'base': {
+        const digest = await this.#base.digest()
+        return { stored: { digest, content: { kind: 'base' }, config: baseImageConfig, build: dir => this.#base.build(dir) } }
+      }
+      case 'dir':
+        return { inPlace: { dir: await locateDirImage(reference.path, rules), config: { env: {} } } }
+      case 'oci': {
+        const layout = new OciLayout({ dir: await resolveClientDirectory(reference.path, rules), name: reference.path })
+        const image = await layout.resolve(reference.tag)
+        return { stored: { digest: image.digest, content: { kind: 'unpacked' }, config: image.config, build: dir => unpackOciImage(layout, image, dir) } }
+      }
+    }
+  }
+}

@@ -1,0 +1,144 @@
+import { readdir } from 'node:fs/promises'
+import { Mutex } from 'async-mutex'
+import type { Logger } from 'pino'
+import type { PullProgress } from '../../schemas/image.ts'
+import type { LayerMounts } from './layer-mounts.ts'
+import type { BlobSource, LayerDescriptor, LayerProgress, PullMode, RegistryCredentials } from './layers/image-layer.ts'
+import type { ImageServerSupervisor } from './server/image-server-supervisor.ts'
+
+/** The layers of one image, and where they can be had. */
+export interface LayerStack {
+  /** Of the image. */
+  digest: string
+  /** The bottom one first. */
+  layers: readonly LayerDescriptor[]
+  sources: readonly BlobSource[]
+}
+
+export interface PrepareOptions {
+  mode: PullMode
+  credentials?: RegistryCredentials
+  signal?: AbortSignal
+  /** Told of all layers whenever one of them has come further. */
+  onProgress?: (layers: LayerProgress[]) => void
+}
+
+const layerDirPattern = /^[a-f0-9]{64}$/
+
+/** Images as stacks of layers: each layer is on this host once, mounted once, whatever number of images and sandboxes use it. */
+export class LayeredImages {
+  readonly #supervisor: ImageServerSupervisor
+  readonly #mounts: LayerMounts
+  readonly #layersDir: string
+  readonly #logger: Logger
+  /** Held by whoever removes layers, and by whoever makes known that an image needs some. */
+  readonly changing = new Mutex()
+
+  constructor (options: { supervisor: ImageServerSupervisor, mounts: LayerMounts, layersDir: string, logger: Logger }) {
+    this.#supervisor = options.supervisor
+    this.#mounts = options.mounts
+    this.#layersDir = options.layersDir
+    this.#logger = options.logger
+  }
+
+  /** Finds what is mounted and served. Servers that are gone are reported as lost. */
+  async adopt (): Promise<void> {
+    await this.#mounts.adopt()
+    await this.#supervisor.adopt()
+  }
+
+  /** Has every layer made ready, without mounting it. */
+  async prepare (stack: LayerStack, options: PrepareOptions): Promise<void> {
+    await this.#each(stack, options, async () => {})
+  }
+
+  /** Mount points of the image's layers, the top one first. */
+  async mount (stack: LayerStack, options: PrepareOptions): Promise<string[]> {
+    const unique = uniqueLayers(stack.layers)
+    const known = unique.map(layer => this.#mounts.find(layer.digest))
+    if (known.every(dir => dir !== undefined)) return known.toReversed()
+    const dirs = await this.#each(stack, options, prepared => this.#mounts.mount(prepared))
+    return dirs.toReversed()
+  }
+
+  /** Tells the server that a sandbox of the image is about to start. */
+  async boot (stack: LayerStack): Promise<void> {
+    if (stack.layers.every(layer => this.#mounts.find(layer.digest) !== undefined)) return
+    await this.#supervisor.boot({ imageDigest: stack.digest, digests: stack.layers.map(layer => layer.digest) })
+      .catch((error: unknown) => this.#logger.debug({ err: error }, 'the image server was not told of a start'))
+  }
+
+  /** How far layers are, by digest; those that are not here at all are missing. */
+  async states (): Promise<Map<string, LayerProgress>> {
+    const present = await this.#present()
+    if (present.size === 0) return new Map()
+    return new Map((await this.#supervisor.layers()).map(layer => [layer.digest, layer]))
+  }
+
+  /** Removes every layer that is not among these. Answers the bytes that were freed. */
+  async collect (needed: ReadonlySet<string>): Promise<number> {
+    const surplus = [...await this.#present()].filter(digest => !needed.has(digest))
+    if (surplus.length === 0) return 0
+    const states = await this.states()
+    for (const digest of surplus) await this.#mounts.unmount(digest)
+    await this.#supervisor.forget(surplus)
+    return surplus.reduce((sum, digest) => sum + (states.get(digest)?.localBytes ?? 0), 0)
+  }
+
+  /** Gives back the mounts of a server that is gone; answers the mount points that can no longer be read. */
+  async giveUp (generation: number): Promise<string[]> {
+    return await this.#mounts.unmountGeneration(generation)
+  }
+
+  /** Lets go of the server. */
+  async close (): Promise<void> {
+    await this.#supervisor.close()
+  }
+
+  /** Unmounts every layer and ends the server. */
+  async end (): Promise<void> {
+    await this.#mounts.unmountEverything()
+    await this.#supervisor.end()
+  }
+
+  async #each<T> (stack: LayerStack, options: PrepareOptions, use: (prepared: Awaited<ReturnType<ImageServerSupervisor['prepare']>>) => Promise<T>): Promise<T[]> {
+    const { mode, credentials, signal, onProgress } = options
+    const layers = uniqueLayers(stack.layers)
+    const progress = new Map(layers.map(layer => [layer.digest, notBegun(layer)]))
+    const report = (one: LayerProgress) => {
+      progress.set(one.digest, one)
+      onProgress?.([...progress.values()])
+    }
+    onProgress?.([...progress.values()])
+    // The first failure ends the waits for the others; the server goes on with what it has begun.
+    const failing = new AbortController()
+    const waiting = signal ? AbortSignal.any([signal, failing.signal]) : failing.signal
+    const request = { sources: [...stack.sources], mode, ...(credentials ? { credentials } : {}) }
+    try {
+      return await Promise.all(layers.map(async layer => use(await this.#supervisor.prepare({ layer, ...request }, { signal: waiting, ...(onProgress ? { onProgress: report } : {}) }))))
+    } catch (error) {
+      failing.abort(error)
+      throw error
+    }
+  }
+
+  async #present (): Promise<Set<string>> {
+    const names = await readdir(this.#layersDir).catch(() => [])
+    return new Set(names.filter(name => layerDirPattern.test(name)).map(hex => `sha256:${hex}`))
+  }
+}
+
+/** A layer that stands in an image twice hides its lower self; overlayfs refuses a directory that it has already. The bottom one first. */
+function uniqueLayers (layers: readonly LayerDescriptor[]): LayerDescriptor[] {
+  return layers.filter((layer, index) => !layers.slice(index + 1).some(above => above.digest === layer.digest))
+}
+
+function notBegun (layer: LayerDescriptor): LayerProgress {
+  return { digest: layer.digest, state: 'absent', fetchedBytes: 0, sizeBytes: layer.sizeBytes, localBytes: 0, totalBytes: 0 }
+}
+
+/** A pull's progress from that of its layers. */
+export function pullProgress (reference: string, digest: string, layers: LayerProgress[]): PullProgress {
+  const sum = (pick: (layer: LayerProgress) => number) => layers.reduce((total, layer) => total + pick(layer), 0)
+  return { phase: 'fetching', reference, digest, layers, fetchedBytes: sum(layer => layer.fetchedBytes), sizeBytes: sum(layer => layer.sizeBytes) }
+}
