@@ -24,7 +24,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   worker: ['services', 'host', 'lib'],
   services: ['host', 'lib'],
   host: ['lib'],
-  config: ['lib'],
+  config: ['services', 'lib'],
   lib: [],
   cli: ['lib'],
   ui: [],

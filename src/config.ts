@@ -1,6 +1,7 @@
 /** One schema of settings: flags and BERTH_* variables in, one frozen Config out, every problem reported at once. */
 import { isAbsolute, join, resolve } from 'node:path'
 import { BerthError } from './errors.ts'
+import { defaultRegistrySettings, parseInsecure, parseMirrors } from './services/images/registry/registry-settings.ts'
 
 export interface Config {
   stateDir: string
@@ -22,9 +23,31 @@ export interface Config {
   deletedRetentionMs: number
   /** How many sandboxes and execs are set up at the same time; the rest wait their turn. */
   maxConcurrentStarts: number
-  /** `dir:` images must lie below one of these. */
+  /** Images from this host's directories and archives must lie below one of these. */
   imageDirRoots: readonly string[]
+  /** How images are kept: as layers that are fetched while they are read or before they are used, or unpacked. */
+  imageMode: ImageMode
+  /** Images that no sandbox uses are removed while all take more than this, in bytes; 0 is no limit. */
+  imageDiskBytes: number
+  /** Images that no sandbox has used for this long are removed, in milliseconds; 0 is never. */
+  imageMaxUnusedMs: number
+  /** How long a read waits for content that a registry does not deliver before it fails, in milliseconds. */
+  imageReadTimeoutMs: number
+  /** How long after its last sandbox's start the rest of an incomplete image is fetched, in milliseconds. */
+  imageFillDelayMs: number
+  /** Registry credentials in Docker's config.json format; it need not be there. */
+  registryAuthFile: string
+  /** Registry → places that are asked before it. */
+  registryMirrors: ReadonlyMap<string, readonly string[]>
+  /** Registries that may be reached without TLS that verifies. */
+  insecureRegistries: readonly string[]
+  /** PEM file of authorities that are trusted beside the system's; empty: none. */
+  registryCaFile: string
 }
+
+const imageModes = ['auto', 'lazy', 'eager', 'unpack'] as const
+/** `auto` is the best that this host can do. */
+export type ImageMode = typeof imageModes[number]
 
 /** A flag's value as commander gives it. */
 export type RawFlags = Readonly<Record<string, string | boolean | undefined>>
@@ -33,7 +56,7 @@ export type Environment = Readonly<Record<string, string | undefined>>
 interface Setting<T> {
   flag?: string
   variable: string
-  fallback: (soFar: Partial<Config>) => T
+  fallback: (soFar: Partial<Config>, environment: Environment) => T
   /** Throws an Error with what is wrong. */
   parse: (text: string) => T
 }
@@ -54,6 +77,15 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   deletedRetentionMs: { variable: 'BERTH_DELETED_RETENTION_MS', fallback: () => 24 * 3600 * 1000, parse: parseInteger(0, 365 * 24 * 3600 * 1000) },
   maxConcurrentStarts: { variable: 'BERTH_MAX_CONCURRENT_STARTS', fallback: () => 8, parse: parseInteger(1, 1024) },
   imageDirRoots: { variable: 'BERTH_IMAGE_DIR_ROOTS', fallback: () => ['/'], parse: text => text.split(':').filter(Boolean).map(parseDirectory) },
+  imageMode: { variable: 'BERTH_IMAGE_MODE', fallback: () => 'auto', parse: parseChoice(imageModes) },
+  imageDiskBytes: { variable: 'BERTH_IMAGE_DISK_BYTES', fallback: () => 0, parse: parseInteger(0, Number.MAX_SAFE_INTEGER) },
+  imageMaxUnusedMs: { variable: 'BERTH_IMAGE_MAX_UNUSED_MS', fallback: () => 0, parse: parseInteger(0, 10 * 365 * 24 * 3600 * 1000) },
+  imageReadTimeoutMs: { variable: 'BERTH_IMAGE_READ_TIMEOUT_MS', fallback: () => 30_000, parse: parseInteger(1000, 600_000) },
+  imageFillDelayMs: { variable: 'BERTH_IMAGE_FILL_DELAY_MS', fallback: () => 10_000, parse: parseInteger(0, 24 * 3600 * 1000) },
+  registryAuthFile: { variable: 'BERTH_REGISTRY_AUTH_FILE', fallback: (_soFar, environment) => join(environment['HOME'] || '/root', '.docker/config.json'), parse: text => resolve(text) },
+  registryMirrors: { variable: 'BERTH_REGISTRY_MIRRORS', fallback: () => defaultRegistrySettings.mirrors, parse: parseMirrors },
+  insecureRegistries: { variable: 'BERTH_INSECURE_REGISTRIES', fallback: () => defaultRegistrySettings.insecure, parse: parseInsecure },
+  registryCaFile: { variable: 'BERTH_REGISTRY_CA_FILE', fallback: () => '', parse: text => resolve(text) },
 }
 
 /**
@@ -68,7 +100,7 @@ export function readConfig (flags: RawFlags, environment: Environment): Config {
     const flag = setting.flag === undefined ? undefined : flags[setting.flag]
     const raw = flag ?? environment[setting.variable]
     try {
-      config[key] = raw === undefined || raw === '' ? setting.fallback(config) : setting.parse(String(raw))
+      config[key] = raw === undefined || raw === '' ? setting.fallback(config, environment) : setting.parse(String(raw))
     } catch (error) {
       const name = flag === undefined ? setting.variable : `--${(setting.flag ?? '').replace(/[A-Z]/g, letter => `-${letter.toLowerCase()}`)}`
       problems.push(`${name}: ${(error as Error).message}`)
@@ -109,9 +141,10 @@ function parseBoolean (text: string): boolean {
   throw new Error('give true or false')
 }
 
-function parseChoice (choices: readonly string[]): (text: string) => string {
+function parseChoice<T extends string> (choices: readonly T[]): (text: string) => T {
   return text => {
-    if (choices.includes(text)) return text
+    const choice = choices.find(candidate => candidate === text)
+    if (choice !== undefined) return choice
     throw new Error(`give one of ${choices.join(', ')}`)
   }
 }

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
 import { pino } from 'pino'
+import type { ImageDetail } from '../../src/schemas/image.ts'
 import { ImageManager } from '../../src/services/images/image-manager.ts'
 import { resolveImageUser } from '../../src/services/images/image-user.ts'
 import { indexType, LayoutWriter, tarOf } from '../unit/images/oci-fixture.ts'
@@ -56,6 +57,10 @@ function smallImage (parts: Parts, text = 'hello'): ReturnType<LayoutWriter['ima
 function assertNothingHalfDone (parts: Parts): void {
   const temp = join(parts.imagesDir, 'tmp')
   assert.deepEqual(existsSync(temp) ? readdirSync(temp) : [], [])
+}
+
+async function listDetails (images: ImageManager): Promise<ImageDetail[]> {
+  return Promise.all((await images.list()).map(image => images.get(image.digest)))
 }
 
 test('berth/base is made once from busybox and is a usable root', async t => {
@@ -127,7 +132,7 @@ test('an image is unpacked once, however many ask for it at first and later', as
   assert.equal(new Set(prepared.map(image => image.lowerDirs[0])).size, 1)
   await parts.images.prepareRootfs(parts.reference, 'sbx_later')
   assert.equal(parts.unpacked(), 1)
-  const [image] = await parts.images.list()
+  const [image] = await listDetails(parts.images)
   assert.deepEqual(image?.leaseIds.sort(), [...ids, 'sbx_later'].sort())
   assert.ok((image?.sizeBytes ?? 0) > 0)
 })
@@ -161,7 +166,7 @@ test('an abort ends one wait, not the preparation, and leaves no lease', async t
   controller.abort(new Error('caller left'))
   await assert.rejects(aborted, /caller left/)
   assert.equal((await other).digest, image.digest)
-  const [listed] = await parts.images.list()
+  const [listed] = await listDetails(parts.images)
   assert.deepEqual(listed?.leaseIds, ['sbx_1'])
   assert.deepEqual(readdirSync(join(parts.imagesDir, 'leases')), ['sbx_1.json'])
 })
@@ -255,7 +260,7 @@ import { pino } from 'pino'
     const { lowerDirs } = await next.prepareRootfs(parts.reference, 'sbx_2')
     assert.equal(readdirSync(lowerDirs[0]!).length, 100)
     await next.release('sbx_2')
-    assert.deepEqual((await next.evict()).digests, [image.digest])
+    assert.deepEqual((await next.prune()).digests, [image.digest])
     assertNothingHalfDone(parts)
   }
 })
@@ -300,13 +305,13 @@ test('eviction takes what no lease holds, the longest unused first, down to the 
     digests.push(digest!)
     utimesSync(join(lowerDirs[0]!, '..'), digests.length, digests.length)
   }
-  assert.deepEqual(await parts.images.evict(), { digests: [], freedBytes: 0 })
+  assert.deepEqual(await parts.images.prune(), { digests: [], freedBytes: 0 })
   const [held, , young] = digests as [string, string, string]
   await parts.images.release('sbx_two')
   await parts.images.release('sbx_three')
   const [image] = await parts.images.list()
-  assert.deepEqual((await parts.images.evict({ keepBytes: image!.sizeBytes * 2 })).digests, [digests[1]])
-  assert.deepEqual((await parts.images.evict()).digests, [young])
+  assert.deepEqual((await parts.images.prune({ keepBytes: image!.sizeBytes * 2 })).digests, [digests[1]])
+  assert.deepEqual((await parts.images.prune()).digests, [young])
   assert.deepEqual((await parts.images.list()).map(image => image.digest), [held])
   assertNothingHalfDone(parts)
 })
@@ -317,7 +322,7 @@ test('eviction does not take an image that is being asked for', async t => {
   await parts.images.prepareRootfs(parts.reference, 'sbx_1')
   await parts.images.release('sbx_1')
   for (let round = 0; round < 8; round++) {
-    const [prepared] = await Promise.all([parts.images.prepareRootfs(parts.reference, 'sbx_1'), parts.images.evict()])
+    const [prepared] = await Promise.all([parts.images.prepareRootfs(parts.reference, 'sbx_1'), parts.images.prune()])
     assert.equal(readFileSync(join(prepared.lowerDirs[0]!, 'etc/motd'), 'utf8'), 'hello\n')
     await parts.images.release('sbx_1')
   }
@@ -336,10 +341,10 @@ test('the next daemon keeps held images, drops leases without holder and clears 
   await next.adopt(new Set(['sbx_alive']))
   assertNothingHalfDone(parts)
   assert.deepEqual(readdirSync(join(parts.imagesDir, 'leases')), ['sbx_alive.json'])
-  assert.equal((await next.evict()).digests.length, 1)
-  assert.deepEqual((await next.list()).map(found => [found.digest, found.leaseIds]), [[image.digest, ['sbx_alive']]])
+  assert.equal((await next.prune()).digests.length, 1)
+  assert.deepEqual((await listDetails(next)).map(found => [found.digest, found.leaseIds]), [[image.digest, ['sbx_alive']]])
   await next.adopt(new Set())
-  assert.deepEqual((await next.evict()).digests, [image.digest])
+  assert.deepEqual((await next.prune()).digests, [image.digest])
 })
 
 test('an image whose description is damaged is made anew', async t => {

@@ -23,14 +23,16 @@ function documentedSettings (): Row[] {
 /** Which variables readConfig asks for, in its order, and the configuration without any. */
 function actualSettings (): { variables: string[], config: Config } {
   const variables: string[] = []
-  const environment = new Proxy({}, { get: (_target, name) => { variables.push(String(name)) } })
+  const environment = new Proxy({}, { get: (_target, name) => { if (String(name).startsWith('BERTH_')) variables.push(String(name)) } })
   return { config: readConfig({}, environment), variables }
 }
 
 function asText (value: unknown): string {
-  if (Array.isArray(value)) return value.join(':')
+  // Directories cannot hold a colon, hosts cannot hold a comma.
+  if (Array.isArray(value)) return value.join(value.some(item => String(item).includes(':')) ? ',' : ':')
+  if (value instanceof Map) return [...value].join(';')
   if (typeof value === 'object' && value !== null && 'host' in value && 'port' in value) return `${value.host}:${value.port}`
-  return String(value)
+  return String(value).replace(/^\/root\//, '~/')
 }
 
 test('every setting has a row in docs/configuration.md, and every row a setting', () => {
