@@ -16,7 +16,7 @@ interface Row {
 /** The rows of the table of settings. */
 function documentedSettings (): Row[] {
   const text = readFileSync(new URL('docs/configuration.md', repo), 'utf8')
-  return [...text.matchAll(/^\| `(BERTH_\w+)` \| (?:`(--[\w-]+)`)? ?\| `([^`]*)` \|/gm)]
+  return [...text.matchAll(/^\| `(BERTH_\w+)` \| (?:`(--[\w-]+)`)? ?\| (?:`([^`]*)`)? ?\|/gm)]
     .map(([, variable = '', flag = '', fallback = '']) => ({ variable, flag, fallback }))
 }
 
