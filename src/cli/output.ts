@@ -35,6 +35,12 @@ export class Output {
     for (const stream of [options.stdout, options.stderr]) stream.on('error', error => this.#failures.set(stream, error))
   }
 
+  /** Of the terminal that standard error is, in characters; what terminals have been since ever where it does not say. */
+  get terminalSize (): { columns: number, rows: number } {
+    const { columns, rows } = this.#stderr as { columns?: number, rows?: number }
+    return { columns: columns || 80, rows: rows || 24 }
+  }
+
   out (chunk: string | Uint8Array): Promise<void> {
     return this.#write(this.#stdout, chunk)
   }

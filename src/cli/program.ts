@@ -4,6 +4,7 @@ import { BerthClient, defaultSocketPath } from './client.ts'
 import type { CliContext, DoctorOptions, ServeOptions } from './cli-context.ts'
 import { addExecCommand } from './exec-command.ts'
 import { addHostCommands } from './host-commands.ts'
+import { addImageCommands } from './image-commands.ts'
 import { InterruptedError } from './interrupts.ts'
 import { addLifecycleCommands } from './lifecycle-commands.ts'
 import { addListCommands } from './list-commands.ts'
@@ -68,6 +69,7 @@ export function buildProgram (context: CliContext, parts: { output?: Output, out
   addExecCommand(program, shell, act)
   addLogCommands(program, shell, act)
   addLifecycleCommands(program, shell, act)
+  addImageCommands(program.commandsGroup('Images:'), shell, act)
   addServeCommand(program.commandsGroup('Host:'), context, act)
   addHostCommands(program, shell, act)
   program.addHelpText('after', '\nThe daemon is found by BERTH_SOCKET (default /run/berth/berth.sock), or by BERTH_URL with BERTH_TOKEN.')

@@ -8,7 +8,7 @@ import { followLog } from './log-follower.ts'
 import { LogPrinter } from './log-printer.ts'
 import { BrokenPipeError } from './output.ts'
 import { Progress } from './progress.ts'
-import { addSandboxOptions, progressMode, toSandboxCreate, type SandboxFlags } from './sandbox-options.ts'
+import { addSandboxOptions, progressMode, splitOperands, toSandboxCreate, type SandboxFlags } from './sandbox-options.ts'
 import { describeEnd, describeTimings, exitCodeOf, isEnded, ownErrorCode } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
 
@@ -20,23 +20,31 @@ interface RunFlags extends SandboxFlags {
 }
 
 const endPollMs = 50
+const usageLine = '[options] IMAGE [COMMAND...]'
 
 export function addRunCommands (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
   const run = program.command('run').summary('create a sandbox, run a command in it, and end with its exit code')
     .description('Creates a sandbox, runs the command in it and ends with its exit code. Without a command it runs the program of the image; where that has none, the sandbox idles, ready for berth exec, and its id is printed.')
-    .argument('<IMAGE>', 'like berth/base, dir:<rootfs> or oci:<layout>[:tag]').argument('[COMMAND...]', 'program and arguments')
+    .argument('[IMAGE]', 'like python:3.12, ghcr.io/acme/agent@sha256:…, berth/base or oci:<layout>[:tag]; or --image').argument('[COMMAND...]', 'program and arguments')
+    .usage(usageLine)
     .option('--rm', 'delete the sandbox when the command has ended')
     .option('-d, --detach', 'print the id and leave it running')
     .option('-i, --interactive', 'not for run: berth exec -i passes standard input')
     .option('-t, --tty', 'not for run: terminals are not there yet')
   addSandboxOptions(run).passThroughOptions()
-    .action((image: string, argv: string[], flags: RunFlags) => act(runSandbox(shell, image, argv, flags)))
+    .action((image: string | undefined, rest: string[], flags: RunFlags) => {
+      const { argv, ...named } = splitOperands(run, image === undefined ? [] : [image, ...rest], flags)
+      return act(runSandbox(shell, named.image, argv, flags))
+    })
 
   const create = program.command('create').summary('create a sandbox without starting it')
     .description('Creates a sandbox and prints its id; berth start starts it.')
-    .argument('<IMAGE>').argument('[COMMAND...]')
+    .argument('[IMAGE]').argument('[COMMAND...]').usage(usageLine)
   addSandboxOptions(create).passThroughOptions()
-    .action((image: string, argv: string[], flags: SandboxFlags) => act(createSandbox(shell, image, argv, flags, false)))
+    .action((image: string | undefined, rest: string[], flags: SandboxFlags) => {
+      const { argv, ...named } = splitOperands(create, image === undefined ? [] : [image, ...rest], flags)
+      return act(createSandbox(shell, named.image, argv, flags, false))
+    })
 }
 
 /** Creates a sandbox and prints it; for `create`, `run -d` and a sandbox that idles. */

@@ -6,6 +6,8 @@ import { parseCount, parseCpus, parseDuration, parseSize } from './units.ts'
 
 /** What `berth run` and `berth create` take to describe a sandbox, as typed. */
 export interface SandboxFlags {
+  image?: string
+  pull?: NonNullable<SandboxCreate['imagePull']>
   env?: string[]
   envFile?: string[]
   workdir?: string
@@ -26,6 +28,8 @@ export interface SandboxFlags {
 
 export function addSandboxOptions (command: Command): Command {
   return command
+    .option('--image <IMAGE>', 'name the image here; all that follows the flags is the command')
+    .addOption(new Option('--pull <WHEN>', 'when to ask the registry: missing (the default), always, never').choices(['missing', 'always', 'never']))
     .option('-e, --env <NAME=VALUE>', 'set a variable; NAME alone takes its value from here', gather)
     .option('--env-file <FILE>', 'read variables from a file', gather)
     .option('-w, --workdir <DIR>', 'directory to start in')
@@ -64,7 +68,19 @@ export function toSandboxCreate (image: string, argv: string[], flags: SandboxFl
     idleTimeoutMs: maybe(flags.idleTimeout, text => parseDuration(text, '--idle-timeout')),
     runtime: flags.runtime,
     hostname: flags.hostname,
+    imagePull: flags.pull,
   })
+}
+
+/**
+ * What `IMAGE [COMMAND...]` stands for: with --image every operand belongs to the command.
+ *
+ * @throws CommanderError when neither names an image.
+ */
+export function splitOperands (command: Command, operands: string[], flags: SandboxFlags): { image: string, argv: string[] } {
+  if (flags.image !== undefined) return { image: flags.image, argv: operands }
+  const [image, ...argv] = operands
+  return image === undefined ? command.error("error: missing required argument 'IMAGE'", { code: 'commander.missingArgument' }) : { image, argv }
 }
 
 export function progressMode (flags: { progress?: ProgressMode, quiet?: boolean }): ProgressMode {

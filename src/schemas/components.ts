@@ -4,8 +4,7 @@ import { Event, EventPage } from './event.ts'
 import { Exec, ExecCreate, ExecEvent, ExecPage, ExecResult, ExecSignal } from './exec.ts'
 import { Health, Host, Readiness, RuntimeInfo } from './host.ts'
 import {
-  Image, ImageDetail, ImageLayer, ImagePage, ImagePrune, ImagePull, ImageRemoval, LayerPullProgress, PruneResult, PullEvent, PullProgress,
-  RegistryCredentials,
+  Image, ImageDetail, ImageLayer, ImagePage, ImagePrune, ImagePull, ImageRemoval, LayerPullProgress, PruneResult, PullEvent, RegistryCredentials,
 } from './image.ts'
 import { LogRecord } from './log.ts'
 import { Leak, Resources, Sandbox, SandboxCreate, SandboxEnd, SandboxPage, SandboxStop, SandboxUpdate, StepTiming } from './sandbox.ts'
@@ -15,7 +14,7 @@ const named: TSchema[] = [
   ErrorBody,
   Resources, SandboxEnd, StepTiming, Leak, Sandbox, SandboxPage, SandboxCreate, SandboxUpdate, SandboxStop,
   Exec, ExecPage, ExecCreate, ExecResult, ExecEvent, ExecSignal,
-  RegistryCredentials, Image, ImagePage, ImageLayer, ImageDetail, ImagePull, LayerPullProgress, PullProgress, PullEvent, ImagePrune, PruneResult, ImageRemoval,
+  RegistryCredentials, Image, ImagePage, ImageLayer, ImageDetail, ImagePull, LayerPullProgress, PullEvent, ImagePrune, PruneResult, ImageRemoval,
   LogRecord, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
 ]
 

@@ -131,7 +131,7 @@ export const PullProgress = Type.Object({
   layers: Type.Array(LayerPullProgress, { description: 'The bottom one first; empty until the manifest is known' }),
   fetchedBytes: bytes('Of all layers, as they are transferred'),
   sizeBytes: bytes('Of all layers, as they are transferred; 0 until the manifest is known'),
-}, { $id: 'PullProgress', additionalProperties: false })
+}, { additionalProperties: false })
 export type PullProgress = Static<typeof PullProgress>
 
 /** One item of a pull's stream: progress any number of times, then the image or an error. */

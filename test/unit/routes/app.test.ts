@@ -12,7 +12,7 @@ test('a created sandbox is answered with 201 and its path', async t => {
   const made = answer.json()
   assert.equal(answer.headers.location, `/v1/sandboxes/${made.id}`)
   assert.deepEqual(made.labels, { a: 'b' })
-  assert.deepEqual(calls[0], { name: 'create', args: [{ image, labels: { a: 'b' }, start: true }, { idempotencyKey: undefined }] })
+  assert.deepEqual(calls[0], { name: 'create', args: [{ image, labels: { a: 'b' }, start: true, imagePull: 'missing' }, { idempotencyKey: undefined }] })
 })
 
 test('list filters reach the service in its own words', async t => {
