@@ -102,6 +102,18 @@ function isExecutable (path: string): boolean {
 /** Signal numbers by name, as this kernel has them. */
 export const signalNumbers: Readonly<Record<string, number>> = Object.freeze({ ...constants.signals })
 
+// signal(7) as glibc has it: it keeps the first two real-time signals for itself.
+const firstRealTimeSignal = 34
+const lastSignal = 64
+
+/** The number of a signal as an image writes it: `SIGQUIT`, `quit`, `3` or `SIGRTMIN+3` (signal(7), glibc's real-time range); undefined for anything else. */
+export function signalNumber (text: string): number | undefined {
+  const name = text.trim().toUpperCase().replace(/^SIG/, '')
+  const [, realTime] = /^RTMIN\+(\d{1,2})$/.exec(name) ?? []
+  const number = realTime === undefined ? (/^\d{1,2}$/.test(name) ? Number(name) : signalNumbers[`SIG${name}`]) : firstRealTimeSignal + Number(realTime)
+  return number !== undefined && number >= 1 && number <= lastSignal ? number : undefined
+}
+
 /** The name of a signal by its number, or undefined. */
 export function signalName (number: number): string | undefined {
   return Object.entries(signalNumbers).find(([, value]) => value === number)?.[0]

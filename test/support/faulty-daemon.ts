@@ -49,7 +49,7 @@ function wrap (step: SandboxStep): SandboxStep {
   }
   return {
     ...step,
-    acquire: (record, signal) => around(record, 'acquire', () => step.acquire(record, signal)),
+    acquire: (record, signal, request) => around(record, 'acquire', () => step.acquire(record, signal, request)),
     release: record => around(record, 'release', () => step.release(record)),
   }
 }

@@ -39,6 +39,7 @@ export function classifyEnd (facts: EndFacts): SandboxEnd {
   if (stopReason === undefined && oomKills > 0 && mayBeKilled) {
     return { reason: 'out_of_memory', ...common, message: 'the sandbox needed more memory than its limit; give it more memoryBytes' }
   }
+  if (stopReason === 'image_lost') return { reason: stopReason, ...common, message: 'the image server of this host and its keeper died, so the rest of the image cannot be read; the sandbox\'s own files are kept: start it again' }
   if (stopReason !== undefined) return { reason: stopReason, ...common }
   if (hasCrashed) return { reason: 'runtime_crashed', ...common, message: 'the OCI runtime crashed under the sandbox; the daemon\'s log has its last words' }
   const endedByShutdown = exitCode === undefined || signalNumber === SIGKILL || signalNumber === SIGTERM
@@ -49,4 +50,4 @@ export function classifyEnd (facts: EndFacts): SandboxEnd {
 }
 
 /** Reasons that are nobody's wish: the sandbox is `failed`, not `stopped`. */
-export const failureReasons: readonly EndReason[] = ['setup_failed', 'runtime_crashed', 'lost']
+export const failureReasons: readonly EndReason[] = ['setup_failed', 'runtime_crashed', 'image_lost', 'lost']

@@ -74,11 +74,11 @@ export class SandboxLifecycle {
   }
 
   /** Sets up a sandbox that was just asked for, and starts it unless told otherwise. Releases all it took when a step fails. */
-  async create (options: { start: boolean }): Promise<void> {
+  async create (options: { start: boolean, request: SetUpRequest }): Promise<void> {
     await this.#mutex.runExclusive(async () => {
       await mkdir(this.#places().dir, { recursive: true, mode: 0o700 })
       await this.#state.move('creating', { holdsRun: true, isStarting: options.start })
-      await this.#setUp('all')
+      await this.#setUp('all', options.request)
       if (options.start) await this.#run()
       else await this.#state.move('created', { wasCreated: true })
     })
@@ -203,9 +203,9 @@ export class SandboxLifecycle {
     this.#exit?.close()
   }
 
-  async #setUp (scope: 'run' | 'all'): Promise<void> {
+  async #setUp (scope: 'run' | 'all', request: SetUpRequest = {}): Promise<void> {
     this.#hurry = new AbortController()
-    await this.#orFail(() => this.#parts.ladder.acquire(this.record, scope))
+    await this.#orFail(() => this.#parts.ladder.acquire(this.record, scope, request))
     this.#watchExit()
   }
 

@@ -54,7 +54,7 @@ export class SandboxManager {
     this.#options = options
     this.#startGate = new Semaphore(options.maxConcurrentStarts)
     const { steps, logger } = options
-    this.#ladder = new StepLadder({ steps, logger, onLeak: (record, step) => this.#append('sandbox.leak', record.id, { step }) })
+    this.#ladder = new StepLadder({ steps, logger, gate: work => this.#startGate.runExclusive(work), onLeak: (record, step) => this.#append('sandbox.leak', record.id, { step }) })
   }
 
   /** Reads every record from disk. */
@@ -95,7 +95,7 @@ export class SandboxManager {
     }
     const sandbox = this.#add(record)
     try {
-      await this.#startGate.runExclusive(() => sandbox.create({ start: input.start ?? true }))
+      await sandbox.create({ start: input.start ?? true, request: { pull: input.imagePull, credentials: input.registryCredentials } })
     } catch (error) {
       // What the request itself got wrong leaves no trace; what went wrong here stays readable.
       if (error instanceof BerthError && error.kind === 'invalid_argument' && record.leaks.length === 0) await this.forget(record.id)
@@ -150,7 +150,7 @@ export class SandboxManager {
   async start (id: string): Promise<Sandbox> {
     this.#assertOpen()
     const sandbox = this.#present(id)
-    await this.#startGate.runExclusive(() => sandbox.start())
+    await sandbox.start()
     return toWire(sandbox.record)
   }
 

@@ -12,7 +12,8 @@ export interface SandboxRecord {
   /** As the client gave it; the image's own is in `process`. */
   request: { entrypoint?: string[], env: Record<string, string>, workingDir?: string, user?: string }
   /** What runs, once the image is known. */
-  process?: { argv?: string[], env: Record<string, string>, cwd: string, user: string, uid: number, gid: number, additionalGids: number[] }
+  process?: { argv?: string[], env: Record<string, string>, cwd: string, user: string, uid: number, gid: number, additionalGids: number[], stopSignal?: number }
+  /** Of the run that is held, the top one first. */
   lowerDirs?: string[]
   resources: Resources
   labels: Record<string, string>

@@ -8,13 +8,14 @@ import { chmod, chown, copyFile, mkdir, rename, rm, writeFile } from 'node:fs/pr
 import { join } from 'node:path'
 import { BerthError } from '../../errors.ts'
 import type { CgroupManager } from '../../host/cgroup.ts'
+import { signalNumber } from '../../host/command.ts'
 import { readContainerPid, readExitCode, readMonitorPid } from '../../host/conmon.ts'
 import { createDiskImage, mountDiskImage, mountOverlay, unmount } from '../../host/mount.ts'
 import { buildSpec, initMountPoint } from '../../host/oci-spec.ts'
 import type { OciRuntime } from '../../host/oci-runtime.ts'
 import { isAlive, signalProcess, type ProcessIdentity } from '../../host/process.ts'
 import { pollUntil } from '../../lib/poll.ts'
-import type { ImageManager, PreparedImage } from '../images/image-manager.ts'
+import type { ImageManager, PreparedImage, PrepareRootfsOptions } from '../images/image-manager.ts'
 import type { NetworkManager } from '../network/network-manager.ts'
 import type { HostPlaces, SandboxPlaces } from './sandbox-places.ts'
 import type { SandboxRecord } from './sandbox-record.ts'
@@ -25,13 +26,16 @@ export interface SandboxStep {
   scope: 'sandbox' | 'run'
   deadlineMs: number
   /** May add to the record what it learns. */
-  acquire: (record: SandboxRecord, signal: AbortSignal) => Promise<void>
+  acquire: (record: SandboxRecord, signal: AbortSignal, request: SetUpRequest) => Promise<void>
   release: (record: SandboxRecord) => Promise<void>
 }
 
+/** What a request says about its set-up that no record keeps. */
+export type SetUpRequest = Pick<PrepareRootfsOptions, 'pull' | 'credentials'>
+
 export interface StepParts {
   places: HostPlaces
-  images: Pick<ImageManager, 'prepareRootfs' | 'resolveUser' | 'release'>
+  images: Pick<ImageManager, 'prepareRootfs' | 'mountRootfs' | 'resolveUser' | 'release'>
   network: NetworkManager
   cgroups: CgroupManager
   runtimes: ReadonlyMap<string, OciRuntime>
@@ -52,8 +56,8 @@ export function sandboxSteps (parts: StepParts): SandboxStep[] {
       name: 'image',
       scope: 'sandbox',
       deadlineMs: 600_000,
-      async acquire (record, signal) {
-        const prepared = await images.prepareRootfs(record.image.reference, record.id, { signal })
+      async acquire (record, signal, request) {
+        const prepared = await images.prepareRootfs(record.image.reference, record.id, { ...request, signal })
         record.image = { reference: prepared.reference, ...(prepared.digest ? { digest: prepared.digest } : {}) }
         record.lowerDirs = [...prepared.lowerDirs]
         record.process = await resolveProcess(record, prepared, images)
@@ -88,8 +92,11 @@ export function sandboxSteps (parts: StepParts): SandboxStep[] {
       name: 'rootfs',
       scope: 'run',
       deadlineMs: 30_000,
-      async acquire (record) {
+      async acquire (record, signal) {
         const { upperDir, workDir, rootfsDir, seedDir } = placesOf(record)
+        // Mounts of layers do not outlive the host, nor the image server that they may need.
+        const mounted = record.image.digest === undefined ? undefined : await images.mountRootfs(record.image.digest, { signal })
+        if (mounted) record.lowerDirs = mounted
         for (const dir of [upperDir, workDir, rootfsDir]) await mkdir(dir, { recursive: true, mode: 0o755 })
         mountOverlay({ lowerDirs: [seedDir, ...(record.lowerDirs ?? [])], upperDir, workDir, target: rootfsDir })
       },
@@ -207,6 +214,7 @@ async function resolveProcess (record: SandboxRecord, prepared: PreparedImage, i
   const userName = request.user ?? (config.user || defaultUser)
   const user = await images.resolveUser(prepared, userName)
   const cwd = request.workingDir ?? (config.workingDir || defaultWorkingDir)
+  const stopSignal = config.stopSignal === undefined ? undefined : signalNumber(config.stopSignal)
   return {
     ...(argv ? { argv } : {}),
     env: { PATH: defaultPath, HOME: user.home ?? '/', HOSTNAME: record.hostname, ...config.env, ...request.env },
@@ -215,6 +223,7 @@ async function resolveProcess (record: SandboxRecord, prepared: PreparedImage, i
     uid: user.uid,
     gid: user.gid,
     additionalGids: [...user.additionalGids],
+    ...(stopSignal === undefined ? {} : { stopSignal }),
   }
 }
 

@@ -2,11 +2,13 @@ import type { Logger } from 'pino'
 import { withDeadline } from '../../lib/deadline.ts'
 import type { StepTiming } from '../../schemas/sandbox.ts'
 import type { SandboxRecord } from './sandbox-record.ts'
-import type { SandboxStep } from './sandbox-steps.ts'
+import type { SandboxStep, SetUpRequest } from './sandbox-steps.ts'
 
 export interface StepLadderOptions {
   steps: readonly SandboxStep[]
   logger: Logger
+  /** Lets through as many runs at once as the host can set up well. What a sandbox's image needs, which may wait for a registry, is not held up by it. */
+  gate: <T>(work: () => Promise<T>) => Promise<T>
   /** Told when a resource could not be released. */
   onLeak: (record: SandboxRecord, step: string) => void
 }
@@ -35,12 +37,16 @@ export class StepLadder {
    * Acquires each step (scope `all`), or those of one run (scope `run`: the others are held already). Releases nothing.
    * @throws StepError
    */
-  async acquire (record: SandboxRecord, scope: 'run' | 'all'): Promise<void> {
+  async acquire (record: SandboxRecord, scope: 'run' | 'all', request: SetUpRequest = {}): Promise<void> {
+    const { steps, gate } = this.#options
     record.timings = []
-    for (const step of this.#options.steps) {
-      if (scope === 'run' && step.scope === 'sandbox') continue
-      await timed(record.timings, step.name, () => withDeadline(step.deadlineMs, `the step ${step.name}`, signal => step.acquire(record, signal)))
+    const climb = async (wanted: SandboxStep['scope']) => {
+      for (const step of steps.filter(candidate => candidate.scope === wanted)) {
+        await timed(record.timings, step.name, () => withDeadline(step.deadlineMs, `the step ${step.name}`, signal => step.acquire(record, signal, request)))
+      }
     }
+    if (scope === 'all') await climb('sandbox')
+    await gate(() => climb('run'))
   }
 
   /** Releases, newest first, what a run holds (scope `run`) or all. */
