@@ -22,19 +22,29 @@ const sigfillsetCall = libc.func('int sigfillset(void *set)')
 const sigemptysetCall = libc.func('int sigemptyset(void *set)')
 const waitpidCall = libc.func('int waitpid(int pid, _Out_ int *status, int options)')
 const pipeCall = libc.func('int pipe2(int *fds, int flags)')
+const pollCall = libc.func('int poll(void *fds, unsigned long count, int timeoutMs)')
+const fcntlCall = libc.func('int fcntl(int fd, int command, ...)')
 const fsopenCall = libc.func('int fsopen(const char *type, unsigned int flags)')
 const fsconfigCall = libc.func('int fsconfig(int fd, unsigned int command, const char *key, const char *value, int aux)')
 const fsmountCall = libc.func('int fsmount(int fd, unsigned int flags, unsigned int attributes)')
 const moveMountCall = libc.func('int move_mount(int fromFd, const char *from, int toFd, const char *to, unsigned int flags)')
 
 // mount(2), flock(2), open(2), waitpid(2) and spawn.h, Linux ABI with glibc
+export const MS_RDONLY = 1
+export const MS_NOSUID = 2
 export const MS_NODEV = 4
+export const MS_NOEXEC = 8
+export const MNT_FORCE = 1
 export const MNT_DETACH = 2
 export const UMOUNT_NOFOLLOW = 8
 const LOCK_EX = 2
 const LOCK_NB = 4
 const O_CLOEXEC = 0o2000000
 const O_RDWR = 2
+const O_NONBLOCK = 0o4000
+const F_GETFL = 3
+const F_SETFL = 4
+const POLLIN = 1
 const WNOHANG = 1
 // sys/mount.h: the mount calls that take options one by one
 const FSOPEN_CLOEXEC = 1
@@ -57,6 +67,12 @@ export function mount (source: string, target: string, type: string, flags: numb
   if (mountCall(source, target, type, flags, data) === 0) return
   const code = errorNames.get(koffi.errno()) ?? 'UNKNOWN'
   throw Object.assign(new Error(`mount of ${type} on ${target}: ${code}`), { code })
+}
+
+/** mount(2) off the event loop: the file system may read from a server, even from this process. Answers whether it succeeded; errno is lost. */
+export async function tryMount (source: string, target: string, type: string, flags: number, data: string): Promise<boolean> {
+  const call = promisify<string, string, string, number, string, number>(mountCall.async)
+  return await call(source, target, type, flags, data) === 0
 }
 
 /**
@@ -99,6 +115,21 @@ export function makePipe (): { readFd: number, writeFd: number } {
   const fds = new Int32Array(2)
   if (pipeCall(fds, O_CLOEXEC) !== 0) throw new Error(`pipe2: ${errorNames.get(koffi.errno()) ?? 'UNKNOWN'}`)
   return { readFd: fds[0] ?? -1, writeFd: fds[1] ?? -1 }
+}
+
+/** Has read(2) on an open file answer EAGAIN where it would wait, for all who share it. */
+export function setNonBlocking (fd: number): void {
+  const flags = fcntlCall(fd, F_GETFL) as number
+  if (flags === -1 || fcntlCall(fd, F_SETFL, 'int', flags | O_NONBLOCK) === -1) throw new Error(`fcntl: ${errorNames.get(koffi.errno()) ?? 'UNKNOWN'}`)
+}
+
+/** poll(2), which blocks the whole thread: which of these can be read, or have failed. -1 waits for ever. */
+export function waitReadable (fds: readonly number[], timeoutMs: number): boolean[] {
+  const structs = new Int32Array(fds.length * 2)
+  // struct pollfd: int fd, short events, short revents
+  for (const [index, fd] of fds.entries()) structs.set([fd, POLLIN], index * 2)
+  pollCall(structs, fds.length, timeoutMs)
+  return fds.map((_fd, index) => (structs[index * 2 + 1] ?? 0) >>> 16 !== 0)
 }
 
 export interface SpawnOptions {
