@@ -29,7 +29,7 @@ export interface SandboxFlags {
 export function addSandboxOptions (command: Command): Command {
   return command
     .option('--image <IMAGE>', 'name the image here; all that follows the flags is the command')
-    .addOption(new Option('--pull <WHEN>', 'when to ask the registry: missing (the default), always, never').choices(['missing', 'always', 'never']))
+    .addOption(new Option('--pull <WHEN>', 'when to ask the registry; missing: when the image is not here (the default)').choices(['missing', 'always', 'never']))
     .option('-e, --env <NAME=VALUE>', 'set a variable; NAME alone takes its value from here', gather)
     .option('--env-file <FILE>', 'read variables from a file', gather)
     .option('-w, --workdir <DIR>', 'directory to start in')
