@@ -22,6 +22,8 @@ import { ExecManager } from './services/execs/exec-manager.ts'
 import { HostInfo } from './services/host/host-info.ts'
 import { IdempotencyStore } from './services/idempotency/idempotency-store.ts'
 import { ImageManager } from './services/images/image-manager.ts'
+import { openLayers } from './services/images/open-layers.ts'
+import { defaultRegistrySettings, type RegistrySettings } from './services/images/registry/registry-settings.ts'
 import { LogReader } from './services/logs/log-reader.ts'
 import { LogRotator } from './services/logs/log-rotator.ts'
 import { createMetrics } from './services/metrics.ts'
@@ -53,6 +55,8 @@ export interface Daemon {
 }
 
 const joinCgroupPath = fileURLToPath(new URL('../libexec/join-cgroup', import.meta.url))
+const imageKeeperPath = fileURLToPath(new URL('../libexec/image-keeper', import.meta.url))
+const imageServerPath = fileURLToPath(new URL('./image-server.ts', import.meta.url))
 
 /**
  * Starts the daemon on its directories: adopts what runs, cleans up what is half done, then listens.
@@ -97,14 +101,37 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const idempotency = new IdempotencyStore({ db })
   const metrics = createMetrics()
 
+  const reconciled = Promise.withResolvers<void>()
+  const registry = registrySettings(config)
+  const layers = await openLayers({
+    mode: config.imageMode,
+    layersDir: places.layersDir,
+    mountsDir: places.layerMountsDir,
+    serverDir: places.imageServerDir,
+    serverLogPath: places.imageServerLogPath,
+    keeperPath: imageKeeperPath,
+    serverPath: imageServerPath,
+    settings: { registry, readTimeoutMs: config.imageReadTimeoutMs, fillDelayMs: config.imageFillDelayMs, logLevel: config.logLevel },
+    logger,
+    onEvent: event => images.hear(event),
+    onLost: async isLost => {
+      await reconciled.promise
+      news.append({ type: 'image.lost', data: { sandboxIds: await sandboxes.endThoseOn(isLost) } })
+    },
+  })
   const images = new ImageManager({
     imagesDir: places.imagesDir,
     busyboxPath: programs.busybox,
     logger,
     dirRoots: config.imageDirRoots,
     privateDirs: [config.stateDir, config.runDir],
+    registry,
+    ...(layers ? { layers } : {}),
+    ...(config.imageDiskBytes > 0 ? { diskBytes: config.imageDiskBytes } : {}),
+    ...(config.imageMaxUnusedMs > 0 ? { maxUnusedMs: config.imageMaxUnusedMs } : {}),
+    onEvent: (type, data) => news.append({ type, data }),
   })
-  stack.defer('images', () => images.settled())
+  stack.defer('images', () => images.close())
   const network = new LoopbackNetwork()
   const logs = new LogReader()
   const rotator = new LogRotator({ maxLogBytes: config.maxLogBytes })
@@ -145,6 +172,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const adoptedMs = Math.round(performance.now() - startedMs)
   const reclaimed = await reconciler.reclaimStrangers(sandboxes.all())
   await sandboxes.removeUnreadable()
+  reconciled.resolve()
   logger.info({ adoptedMs, hasHostRestarted, sandboxes: sandboxes.countByStatus(), reclaimed }, 'the host is reconciled')
 
   if (config.reclaimAndExit) {
@@ -159,7 +187,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     rotator,
     places,
     deletedRetentionMs: config.deletedRetentionMs,
-    prune: async () => { await events.prune(); idempotency.prune() },
+    prune: async () => { await events.prune(); idempotency.prune(); await images.sweep() },
     logger,
   })
   keeper.start()
@@ -179,7 +207,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const closing = new AbortController()
   const forcing = new AbortController()
   const app = buildApp({
-    services: { sandboxes, execs, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
+    services: { sandboxes, execs, images, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
     logger,
     version,
     isTrusted: socket => rootSocket.has(socket),
@@ -238,8 +266,18 @@ function tolerant (events: EventLog, logger: Logger): { append: (event: NewEvent
 }
 
 async function makeDirectories (places: HostPlaces): Promise<void> {
-  for (const dir of [places.stateDir, places.sandboxesDir, places.imagesDir, places.runDir, places.runSandboxesDir]) {
+  for (const dir of [places.stateDir, places.sandboxesDir, places.imagesDir, places.layersDir, places.runDir, places.runSandboxesDir]) {
     await mkdir(dir, { recursive: true, mode: dir === places.stateDir || dir === places.runDir ? 0o711 : 0o700 })
+  }
+}
+
+function registrySettings (config: Config): RegistrySettings {
+  return {
+    ...defaultRegistrySettings,
+    mirrors: config.registryMirrors,
+    insecure: config.insecureRegistries,
+    authFiles: [config.registryAuthFile],
+    ...(config.registryCaFile === '' ? {} : { caFile: config.registryCaFile }),
   }
 }
 
@@ -283,10 +321,10 @@ async function reclaimAll (parts: {
   await reconciler.reclaimStrangers([])
   if (leaks.length > 0) throw new BerthError('internal', 'leaked', `some resources could not be released: ${leaks.join(', ')}; see the log, then run this again`)
   await Promise.all(sandboxes.all().map(({ record }) => sandboxes.forget(record.id)))
-  await images.evict({ keepBytes: 0 })
+  await images.reclaim()
   await cgroups.close()
   await rm(config.socketPath, { force: true })
-  for (const path of [places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.initDir, places.runtimesDir, places.bootMarkerPath]) {
+  for (const path of [places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.imageServerDir, places.layerMountsDir, places.initDir, places.runtimesDir, places.bootMarkerPath]) {
     await rm(path, { recursive: true, force: true })
   }
 }

@@ -4,7 +4,7 @@ import { Page, Timestamp, Words } from './wire.ts'
 
 export const EventType = Words([
   'sandbox.status', 'sandbox.updated', 'sandbox.deleted', 'sandbox.leak', 'exec.started', 'exec.ended', 'host.started',
-  'host.stopping', 'image.pulled', 'image.removed', 'image.stalled', 'image.recovered', 'image.lost',
+  'host.stopping', 'image.pulled', 'image.removed', 'image.stalled', 'image.recovered', 'image.damaged', 'image.lost',
 ])
 export type EventType = Static<typeof EventType>
 

@@ -12,6 +12,7 @@ import { pullProgress, type LayeredImages, type PrepareOptions } from './layered
 import type { LayerProgress, PullMode, RegistryCredentials } from './layers/image-layer.ts'
 import { LeaseStore } from './lease-store.ts'
 import { isOverlayPath } from './local-path.ts'
+import type { ServerEvent } from './server/control-protocol.ts'
 import { ReferenceTable } from './reference-table.ts'
 import { formatRegistryReference } from './registry/registry-reference.ts'
 import { defaultRegistrySettings, type RegistrySettings } from './registry/registry-settings.ts'
@@ -35,8 +36,10 @@ export interface ImageManagerOptions {
   /** Images that nobody has used for this long, in milliseconds, are removed. Default: never. */
   maxUnusedMs?: number
   /** Told of what happens to images. */
-  onEvent?: (type: 'image.pulled' | 'image.removed', data: { digest: string, reference?: string, freedBytes?: number }) => void
+  onEvent?: (type: ImageEventType, data: Record<string, unknown>) => void
 }
+
+type ImageEventType = 'image.pulled' | 'image.removed' | 'image.stalled' | 'image.recovered' | 'image.damaged'
 
 /** When the place that an image comes from is asked: `missing`: when it is not on this host; `always`; `never`. */
 export type PullPolicy = 'missing' | 'always' | 'never'
@@ -87,6 +90,7 @@ export class ImageManager {
       rules: { roots: options.dirRoots ?? ['/'], privateDirs: [imagesDir, ...options.privateDirs ?? []] },
       registry: options.registry ?? defaultRegistrySettings,
       usesLayers: layers !== undefined,
+      logger,
     })
     this.#layers = layers
     this.#logger = logger
@@ -230,6 +234,15 @@ export class ImageManager {
     await this.#collectLayers()
     if (maxUnusedMs !== undefined) await this.prune({ unusedForMs: maxUnusedMs })
     if (diskBytes !== undefined && await this.#usedBytes() > diskBytes) await this.prune({ keepBytes: diskBytes })
+  }
+
+  /** Takes what the image server has to tell: passed on in terms of images, of which several may share a layer. */
+  async hear (event: ServerEvent): Promise<void> {
+    const { type, digest, message } = event
+    this.#logger[type === 'completed' ? 'debug' : 'warn']({ layerDigest: digest, reason: message }, `the image server says of a layer: ${type}`)
+    if (type === 'completed') return
+    const images = (await this.#store.list()).filter(image => image.kind === 'layered' && image.layers.some(layer => layer.digest === digest))
+    for (const image of images) this.#options.onEvent?.(`image.${type}`, { digest: image.digest, layerDigest: digest, ...(message ? { message } : {}) })
   }
 
   /** Resolves when no preparation is going on, also none whose callers have all gone; lets go of the image server. */

@@ -1,13 +1,15 @@
 import { BerthError } from '../../errors.ts'
+import { parseRegistryReference, type RegistryReference } from './registry/registry-reference.ts'
 
 /** Where an image comes from, as a client names it. */
 export type ImageReference =
   | { kind: 'base' }
   | { kind: 'dir', path: string }
   | { kind: 'oci', path: string, tag?: string }
+  | { kind: 'registry', reference: RegistryReference }
 
 /** What a client may write, as errors say it. */
-const usableReferences = 'berth/base, dir:<absolute path of a root file system> or oci:<absolute path of an OCI layout>[:tag]'
+const usableReferences = '[host[:port]/]name[:tag][@sha256:…] in a registry, berth/base, dir:<absolute path of a root file system> or oci:<absolute path of an OCI layout>[:tag]'
 
 interface ReferenceForm {
   /** Whether this row is the one that reads the reference; the first such row wins. */
@@ -18,15 +20,13 @@ interface ReferenceForm {
 const maxReferenceLength = 1024
 // Unlike a name in a registry a tag of a layout is free text; this is what skopeo and umoci let one write.
 const tagPattern = /^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}$/
-// [host[:port]/]name[/name…][:tag][@digest], the grammar of the distribution project.
-const registryPattern = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?\/)?[a-z0-9]+(?:(?:\.|_{1,2}|-+|\/)[a-z0-9]+)*(?::\w[\w.-]{0,127})?(?:@sha256:[a-f0-9]{64})?$/
 
 const forms: readonly ReferenceForm[] = [
   { matches: text => text === 'berth/base', parse: () => ({ kind: 'base' }) },
   { matches: text => text.startsWith('dir:'), parse: text => ({ kind: 'dir', path: absolutePath(text, text.slice('dir:'.length)) }) },
   { matches: text => text.startsWith('oci:'), parse: parseOci },
-  { matches: text => /^(?:oci-archive|docker-archive|docker-daemon|containers-storage|docker):./.test(text), parse: unsupported },
-  { matches: text => registryPattern.test(text), parse: unsupported },
+  { matches: text => /^(?:oci-archive|docker-archive|docker-daemon|containers-storage):./.test(text), parse: unsupported },
+  { matches: () => true, parse: text => ({ kind: 'registry', reference: parseRegistryReference(text) }) },
 ]
 
 /**

@@ -1,3 +1,4 @@
+import type { Logger } from 'pino'
 import { BaseImage, baseImageConfig } from './base-image.ts'
 import { locateDirImage } from './dir-image.ts'
 import type { ImageConfig } from './image-config.ts'
@@ -7,6 +8,10 @@ import type { RegistryCredentials } from './layers/image-layer.ts'
 import { resolveClientDirectory, type PathRules } from './local-path.ts'
 import { unpackOciImage } from './oci-image.ts'
 import { OciLayout } from './oci-layout.ts'
+import { RegistryClient } from './registry/registry-client.ts'
+import { RegistryConnections } from './registry/registry-connections.ts'
+import { resolveRegistryImage } from './registry/registry-image.ts'
+import type { RegistryReference } from './registry/registry-reference.ts'
 import type { RegistrySettings } from './registry/registry-settings.ts'
 
 /** What a reference stands for at this moment; nothing of its content is on this host yet, or looked at. */
@@ -29,15 +34,18 @@ export interface ResolverOptions {
   registry: RegistrySettings
   /** Whether images of layers are mounted as such; else they are unpacked. */
   usesLayers: boolean
+  logger: Logger
 }
 
 /** Finds out what references stand for: asks registries, reads layouts and archives. */
 export class ImageResolver {
   readonly #options: ResolverOptions
   readonly #base: BaseImage
+  readonly #connections: RegistryConnections
 
   constructor (options: ResolverOptions) {
     this.#options = options
+    this.#connections = new RegistryConnections({ settings: options.registry, logger: options.logger })
     this.#base = new BaseImage({ busyboxPath: options.busyboxPath })
   }
 
@@ -56,6 +64,15 @@ export class ImageResolver {
         const image = await layout.resolve(reference.tag)
         return { stored: { digest: image.digest, content: { kind: 'unpacked' }, config: image.config, build: dir => unpackOciImage(layout, image, dir) } }
       }
+      case 'registry':
+        return { stored: await this.#resolveRegistry(reference.reference, options) }
     }
+  }
+
+  async #resolveRegistry (reference: RegistryReference, options: { credentials?: RegistryCredentials, signal?: AbortSignal }): Promise<ImageToStore> {
+    const { registry, repository } = reference
+    const client = new RegistryClient({ registry, repository, settings: this.#options.registry, connections: this.#connections, credentials: options.credentials, logger: this.#options.logger })
+    const { digest, config, layers } = await resolveRegistryImage(client, reference, { signal: options.signal })
+    return { digest, content: { kind: 'layered', layers, sources: [{ kind: 'registry', registry, repository }] }, config }
   }
 }

@@ -1,5 +1,5 @@
 import { mkdir, readdir, rmdir } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { mountLayer } from '../../host/erofs.ts'
 import { mountPoints, unmount } from '../../host/mount.ts'
 import type { PreparedLayer } from './server/control-protocol.ts'
@@ -61,23 +61,26 @@ export class LayerMounts {
     await this.#unmountAll(name => name.split('.')[0] === hexOf(digest))
   }
 
-  /** Gives back what was mounted through a generation of the image server; answers the mount points. */
-  async unmountGeneration (generation: number): Promise<string[]> {
-    return await this.#unmountAll(name => name.endsWith(`.${generation}`))
+  /** Whether this is where a layer is or was mounted through a generation of the image server. */
+  isOfGeneration (path: string, generation: number): boolean {
+    return dirname(path) === this.#dir && path.endsWith(`.${generation}`)
+  }
+
+  /** Gives back what was mounted through a generation of the image server. */
+  async unmountGeneration (generation: number): Promise<void> {
+    await this.#unmountAll(name => name.endsWith(`.${generation}`))
   }
 
   async unmountEverything (): Promise<void> {
     await this.#unmountAll(() => true)
   }
 
-  async #unmountAll (matches: (name: string) => boolean): Promise<string[]> {
-    const names = [...this.#mounted].filter(matches)
-    for (const name of names) {
+  async #unmountAll (matches: (name: string) => boolean): Promise<void> {
+    for (const name of [...this.#mounted].filter(matches)) {
       await unmount(join(this.#dir, name))
       await rmdir(join(this.#dir, name)).catch(() => {})
       this.#mounted.delete(name)
     }
-    return names.map(name => join(this.#dir, name))
   }
 }
 

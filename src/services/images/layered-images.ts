@@ -85,11 +85,6 @@ export class LayeredImages {
     return surplus.reduce((sum, digest) => sum + (states.get(digest)?.localBytes ?? 0), 0)
   }
 
-  /** Gives back the mounts of a server that is gone; answers the mount points that can no longer be read. */
-  async giveUp (generation: number): Promise<string[]> {
-    return await this.#mounts.unmountGeneration(generation)
-  }
-
   /** Lets go of the server. */
   async close (): Promise<void> {
     await this.#supervisor.close()

@@ -16,6 +16,7 @@ import type { HostPlaces } from './sandbox-places.ts'
 import type { SandboxRecord } from './sandbox-record.ts'
 import { SandboxState, type SandboxStateOptions } from './sandbox-state.ts'
 import { assertVerb, liveStatuses } from './sandbox-status.ts'
+import type { SetUpRequest } from './sandbox-steps.ts'
 import { askToEnd } from './sandbox-termination.ts'
 import { StepError, timed, type StepLadder } from './step-ladder.ts'
 

@@ -189,6 +189,15 @@ export class SandboxManager {
     this.#append('sandbox.deleted', id, {})
   }
 
+  /** Ends, as failed with `image_lost`, every sandbox whose rootfs lies on a directory of which this is so. Answers their ids. */
+  async endThoseOn (isLost: (lowerDir: string) => boolean): Promise<string[]> {
+    const lying = this.all().filter(({ record, hasEnded }) => record.holdsRun && !hasEnded && record.lowerDirs?.some(isLost))
+    await Promise.all(lying.map(async sandbox => {
+      await sandbox.stop({ reason: 'image_lost', force: true }).catch(error => this.#options.logger.error({ sandboxId: sandbox.record.id, err: error }, 'a sandbox on a lost image could not be stopped'))
+    }))
+    return lying.map(({ record }) => record.id)
+  }
+
   /** Where the log of a sandbox lies, and whether it is complete. */
   sandboxLog (id: string): { dir: string, isEnded: () => boolean } {
     const sandbox = this.#present(id)

@@ -34,6 +34,10 @@ export class HostPlaces {
 
   get sandboxesDir (): string { return join(this.stateDir, 'sandboxes') }
   get imagesDir (): string { return join(this.stateDir, 'images') }
+  get layersDir (): string { return join(this.imagesDir, 'layers') }
+  get layerMountsDir (): string { return join(this.runDir, 'layers') }
+  get imageServerDir (): string { return join(this.runDir, 'image-server') }
+  get imageServerLogPath (): string { return join(this.stateDir, 'image-server.log') }
   get runSandboxesDir (): string { return join(this.runDir, 'sandboxes') }
   get runtimesDir (): string { return join(this.runDir, 'runtimes') }
   get initDir (): string { return join(this.runDir, 'init') }

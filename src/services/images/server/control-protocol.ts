@@ -3,7 +3,7 @@
  * an answer comes in parts.
  *
  *     GET  /status                         → ServerStatus
- *     PUT  /settings    SettingsJson       → {}
+ *     PUT  /settings    ServerSettings     → {}
  *     POST /layers      PrepareRequest     → lines of PrepareAnswer; the last one is `prepared` or `error`
  *     GET  /layers                         → LayerProgress[]
  *     POST /forget      { digests }        → {}
@@ -15,7 +15,20 @@ import type { RegistrySettings } from '../registry/registry-settings.ts'
 import type { BlobSource, LayerDescriptor, LayerProgress, PullMode, RegistryCredentials } from '../layers/image-layer.ts'
 
 /** RegistrySettings as JSON. */
-export type SettingsJson = Omit<RegistrySettings, 'mirrors'> & { mirrors: Array<[registry: string, mirrors: readonly string[]]> }
+type RegistrySettingsJson = Omit<RegistrySettings, 'mirrors'> & { mirrors: Array<[registry: string, mirrors: readonly string[]]> }
+
+/** What a server works by; no secret is among it. */
+export interface ServerSettings {
+  layersDir: string
+  registry: RegistrySettingsJson
+  /** Whether layers may be served while they are incomplete. */
+  isLazy: boolean
+  /** How long a read waits for content, in milliseconds. */
+  readTimeoutMs: number
+  /** How long after the last start of a sandbox the rest of a layer is fetched, in milliseconds. */
+  fillDelayMs: number
+  logLevel: string
+}
 
 export interface PrepareRequest {
   layer: LayerDescriptor
@@ -87,10 +100,10 @@ export function errorFromFacts (facts: ErrorFacts): BerthError {
   return new BerthError(facts.kind, facts.code, facts.message, { details: facts.details })
 }
 
-export function settingsToJson (settings: RegistrySettings): SettingsJson {
+export function registryToJson (settings: RegistrySettings): RegistrySettingsJson {
   return { ...settings, mirrors: [...settings.mirrors] }
 }
 
-export function settingsFromJson (settings: SettingsJson): RegistrySettings {
+export function registryFromJson (settings: RegistrySettingsJson): RegistrySettings {
   return Object.freeze({ ...settings, mirrors: new Map(settings.mirrors) })
 }

@@ -3,12 +3,12 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { json } from 'node:stream/consumers'
 import type { Logger } from 'pino'
 import type { LayerProgress } from '../layers/image-layer.ts'
-import { errorFacts, type BootRequest, type PreparedLayer, type PrepareAnswer, type PrepareRequest, type ServerEvent, type ServerStatus, type SettingsJson } from './control-protocol.ts'
+import { errorFacts, type BootRequest, type PreparedLayer, type PrepareAnswer, type PrepareRequest, type ServerEvent, type ServerStatus, type ServerSettings } from './control-protocol.ts'
 
 /** What the socket opens the door to. */
 export interface ControlTarget {
   status: () => ServerStatus
-  setSettings: (settings: SettingsJson) => void
+  setSettings: (settings: ServerSettings) => void
   prepare: (request: PrepareRequest, onProgress: (progress: LayerProgress) => void) => Promise<PreparedLayer>
   layers: () => LayerProgress[]
   forget: (digests: readonly string[]) => Promise<void>
@@ -22,7 +22,7 @@ type Handler = (target: ControlTarget, request: IncomingMessage, response: Serve
 const handlers: Readonly<Record<string, Handler>> = {
   'GET /status': async (target, _request, response) => answer(response, target.status()),
   'PUT /settings': async (target, request, response) => {
-    target.setSettings(await json(request) as SettingsJson)
+    target.setSettings(await json(request) as ServerSettings)
     answer(response, {})
   },
   'GET /layers': async (target, _request, response) => answer(response, target.layers()),

@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream'
 import { Pool } from 'undici'
 import { BerthError } from '../../../errors.ts'
 import type { LayerProgress } from '../layers/image-layer.ts'
-import { errorFromFacts, type BootRequest, type ErrorFacts, type PreparedLayer, type PrepareAnswer, type PrepareRequest, type ServerEvent, type ServerStatus, type SettingsJson } from './control-protocol.ts'
+import { errorFromFacts, type BootRequest, type ErrorFacts, type PreparedLayer, type PrepareAnswer, type PrepareRequest, type ServerEvent, type ServerStatus, type ServerSettings } from './control-protocol.ts'
 
 /** The image server did not answer, or went away in the middle of an answer. The same call may be made again. */
 export class ImageServerGoneError extends Error {
@@ -28,7 +28,7 @@ export class ImageServerClient {
     return await this.#call('GET', '/status') as ServerStatus
   }
 
-  async setSettings (settings: SettingsJson): Promise<void> {
+  async setSettings (settings: ServerSettings): Promise<void> {
     await this.#call('PUT', '/settings', settings)
   }
 

@@ -9,20 +9,20 @@ import { isAlive, type ProcessIdentity } from '../../../host/process.ts'
 import { pollUntil } from '../../../lib/poll.ts'
 import type { LayerProgress } from '../layers/image-layer.ts'
 import { ImageServerClient, ImageServerGoneError } from './image-server-client.ts'
-import type { BootRequest, PreparedLayer, PrepareRequest, ServerEvent, SettingsJson } from './control-protocol.ts'
+import type { BootRequest, PreparedLayer, PrepareRequest, ServerEvent, ServerSettings } from './control-protocol.ts'
 
 export interface SupervisorOptions {
   /** `<run>/image-server`: holds a directory for each generation, that is for each keeper with its FUSE mount. */
   dir: string
   keeperPath: string
-  /** The server's command line, without the generation's directory, which comes behind it. */
+  /** The server's program; its settings and its directory come behind it. */
   command: readonly string[]
   logPath: string
-  settings: SettingsJson
+  settings: ServerSettings
   logger: Logger
   onEvent: (event: ServerEvent) => void
-  /** A keeper and its server are gone: what was mounted through them and is incomplete cannot be read any more. */
-  onLost: (generation: number) => void
+  /** A keeper and its server are gone: what was mounted through them and is incomplete cannot be read any more. What they left stays until this is done. */
+  onLost: (generation: number) => Promise<void>
 }
 
 interface Attached {
@@ -56,7 +56,7 @@ export class ImageServerSupervisor {
     for (const generation of await this.#generations()) {
       const keeper = await findImageKeeper(this.#dirOf(generation))
       if (keeper) this.#attached = this.#attach(generation, keeper)
-      else await this.#bury(generation)
+      else void this.#bury(generation)
     }
     // A server that cannot be reached is found out by its first use.
     await this.#attached?.catch(() => { this.#attached = undefined })
@@ -128,11 +128,11 @@ export class ImageServerSupervisor {
   }
 
   async #start (): Promise<Attached> {
-    const { keeperPath, command, logPath, logger } = this.#options
+    const { keeperPath, command, settings, logPath, logger } = this.#options
     const generation = Math.max(0, ...await this.#generations()) + 1
     const dir = this.#dirOf(generation)
     await mkdir(dir, { recursive: true, mode: 0o700 })
-    const keeper = await startImageKeeper({ keeperPath, dir, command: [...command, dir], logPath })
+    const keeper = await startImageKeeper({ keeperPath, dir, command: [...command, JSON.stringify(settings), dir], logPath })
     logger.info({ generation, pid: keeper.pid }, 'started the image server')
     return await this.#attach(generation, keeper)
   }
@@ -188,8 +188,12 @@ export class ImageServerSupervisor {
 
   async #bury (generation: number): Promise<void> {
     this.#options.logger.error({ generation }, 'the image server and its keeper are gone')
-    await this.#remove(generation).catch((error: unknown) => this.#options.logger.error({ err: error, generation }, 'what a lost image server left could not be removed'))
-    this.#options.onLost(generation)
+    try {
+      await this.#options.onLost(generation)
+      await this.#remove(generation)
+    } catch (error) {
+      this.#options.logger.error({ err: error, generation }, 'what a lost image server left could not be cleaned up; the next start tries again')
+    }
   }
 
   async #remove (generation: number): Promise<void> {
