@@ -4,7 +4,7 @@ import { Option, type Command } from 'commander'
 import { BerthError, type ErrorKind } from '../errors.ts'
 import type { Image, ImagePull, ImageRemoval, PruneResult, PullEvent, RegistryCredentials } from '../schemas/image.ts'
 import { isKind } from './client.ts'
-import { listImages, resolveImageDigest } from './image-finder.ts'
+import { familiarName, listImages, resolveImageDigest } from './image-finder.ts'
 import { InterruptedError, watchInterrupts } from './interrupts.ts'
 import { isPassing } from './log-follower.ts'
 import type { ProgressMode } from './progress.ts'
@@ -155,7 +155,7 @@ function formatImages (images: Image[], hasWholeDigests: boolean): string {
     const digest = hasWholeDigests ? image.digest : shortDigest(image.digest)
     const facts = [digest, describeSize(image.sizeBytes), localShare(image), ago(image.createdAt), ago(image.lastUsedAt), String(image.leases)]
     const references = image.references.length > 0 ? image.references : ['-']
-    return references.map(reference => [shorten(reference, hasWholeDigests ? Infinity : referenceWidth), ...facts])
+    return references.map(reference => [shorten(familiarName(reference), hasWholeDigests ? Infinity : referenceWidth), ...facts])
   }))
 }
 

@@ -8,11 +8,11 @@ const shownCandidates = 5
 // Fewer digits are more likely a slip than a wish.
 const shortestPrefix = 4
 
-/** All images on the daemon's host, the newest first, one page in memory at a time. */
-export async function * listImages (client: BerthClient): AsyncGenerator<Image> {
+/** The images on the daemon's host, the newest first, one page in memory at a time; with a reference those it names. */
+export async function * listImages (client: BerthClient, query: { reference?: string } = {}): AsyncGenerator<Image> {
   let cursor: string | undefined
   do {
-    const page = await client.request<ImagePage>('GET', '/v1/images', { query: { limit: pageSize, cursor } })
+    const page = await client.request<ImagePage>('GET', '/v1/images', { query: { ...query, limit: pageSize, cursor } })
     yield * page.items
     cursor = page.nextCursor
   } while (cursor !== undefined)
@@ -21,16 +21,13 @@ export async function * listImages (client: BerthClient): AsyncGenerator<Image> 
 /** The digest of the one image that a reference, a digest or the unique beginning of a digest stands for. */
 export async function resolveImageDigest (client: BerthClient, text: string): Promise<string> {
   if (/^sha256:[a-f0-9]{64}$/.test(text)) return text
-  const named: string[] = []
-  const begun: string[] = []
-  const prefix = /^(?:sha256:)?([a-f0-9]+)$/.exec(text)?.[1] ?? ''
-  const wanted = wholeName(text)
-  for await (const { digest, references } of listImages(client)) {
-    if (references.some(reference => reference === text || wholeName(reference) === wanted) || text.endsWith(`@${digest}`)) named.push(digest)
-    else if (prefix.length >= shortestPrefix && digest.startsWith(`sha256:${prefix}`)) begun.push(digest)
-  }
+  const found: string[] = []
   // A name goes first, as in docker: `beef` may be both.
-  const found = named.length > 0 ? named : begun
+  for await (const { digest } of listImages(client, { reference: text })) found.push(digest)
+  const prefix = /^(?:sha256:)?([a-f0-9]+)$/.exec(text)?.[1] ?? ''
+  if (found.length === 0 && prefix.length >= shortestPrefix) {
+    for await (const { digest } of listImages(client)) if (digest.startsWith(`sha256:${prefix}`)) found.push(digest)
+  }
   if (found.length === 0) throw new BerthError('not_found', 'image_not_found', `no image on this host is '${text}'; see them with: berth images`)
   if (found.length > 1) {
     const more = found.length > shownCandidates ? ` and ${found.length - shownCandidates} more` : ''
@@ -39,9 +36,7 @@ export async function resolveImageDigest (client: BerthClient, text: string): Pr
   return found[0]!
 }
 
-/** A registry reference with all that docker lets one leave out: `alpine` → `docker.io/library/alpine:latest`. */
-function wholeName (text: string): string {
-  const [, host = 'docker.io/', path = text] = /^([^/]*[.:][^/]*\/|localhost\/)(.*)$/.exec(text) ?? []
-  const name = host === 'docker.io/' && !path.includes('/') ? `library/${path}` : path
-  return `${host}${name}${/[:@]/.test(name) ? '' : ':latest'}`
+/** A reference without what docker leaves out when it shows one: docker.io/library/alpine:3 → alpine:3. */
+export function familiarName (reference: string): string {
+  return reference.replace(/^docker\.io\/(library\/(?=[^/]*$))?/, '')
 }

@@ -49,6 +49,14 @@ export function errorResponses (...statuses: number[]): Record<number, ReturnTyp
   return Object.fromEntries(all.map(status => [status, ref(ErrorBody, { description: meanings[status] ?? STATUS_CODES[status]! })]))
 }
 
+/** Response schemas of the statuses that more often speak of the image than of the request, where one is asked for. */
+export const imageProblems = Object.fromEntries(Object.entries({
+  400: 'The request is wrong; or image_not_found: there is no such repository, tag or digest; image_invalid: it is there and cannot be used; invalid_image_reference. The message says what to do',
+  403: 'The token may not do this; or image_auth_required: the registry wants credentials, or refuses those it was given',
+  429: 'No room for it at the moment; disk_full: none for the image',
+  503: 'Not ready for this at the moment; or registry_unavailable: the registry cannot be reached or does not answer in time. Try again',
+}).map(([status, description]) => [status, ref(ErrorBody, { description })]))
+
 export interface ErrorAnswerOptions {
   closing: AbortSignal
   bodyBytes: number

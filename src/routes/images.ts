@@ -9,7 +9,8 @@ import {
   type Image, type PullProgress, type RegistryCredentials,
 } from '../schemas/image.ts'
 import { ErrorBody, Words, noNul } from '../schemas/wire.ts'
-import { errorBody, errorResponses } from './http-errors.ts'
+import { formatRegistryReference, parseRegistryReference } from '../services/images/registry/registry-reference.ts'
+import { errorBody, errorResponses, imageProblems } from './http-errors.ts'
 import { Cursor, Limit } from './sandboxes.ts'
 import { chosenFormat, clientSignal, jsonLine, sendStream, sseMessage, type StreamContext, type StreamEncoder } from './streaming.ts'
 
@@ -47,19 +48,12 @@ const Params = Type.Object({ digest: ImageDigest }, { additionalProperties: fals
 const ListQuery = Type.Object({
   limit: Limit,
   cursor: Cursor,
-  reference: Type.Optional(Type.String({ maxLength: 1024, pattern: noNul, description: 'One of the image\'s references, as it is written there' })),
+  reference: Type.Optional(Type.String({ maxLength: 1024, pattern: noNul, description: 'Only what this reference names here; python and docker.io/library/python:latest are the same', examples: ['python:3.12'] })),
 }, { additionalProperties: false })
 
 const tags = ['images']
 const problem = (description: string) => ref(ErrorBody, { description })
 
-const pullProblems = {
-  ...errorResponses(413, 415, 429, 499, 504),
-  400: problem('The request is wrong; or image_not_found: there is no such repository, tag or digest; image_invalid: it is there and cannot be used; invalid_image_reference. The message says what to do'),
-  403: problem('The token may not do this; or image_auth_required: the registry wants credentials, or refuses those it was given'),
-  429: problem('disk_full: the host has no room for it'),
-  503: problem('registry_unavailable: the registry cannot be reached or does not answer in time; try again'),
-}
 const imageMissing = { 404: problem('image_not_found: this host has no image of this digest') }
 
 export const imageRoutes: FastifyPluginAsyncTypebox<ImageRouteOptions> = async (app, { images, streams }) => {
@@ -85,7 +79,8 @@ export const imageRoutes: FastifyPluginAsyncTypebox<ImageRouteOptions> = async (
             'text/event-stream': { schema: Type.String({ description: 'Messages whose event is the type of a PullEvent (progress, then image or error) and whose data is that PullEvent' }) },
           },
         },
-        ...pullProblems,
+        ...errorResponses(413, 415, 429, 499, 504),
+        ...imageProblems,
       },
     },
   }, async (request, reply) => {
@@ -109,7 +104,7 @@ export const imageRoutes: FastifyPluginAsyncTypebox<ImageRouteOptions> = async (
   }, async request => {
     const { reference, limit, cursor } = request.query
     const found = await images.list()
-    return pageOf(reference === undefined ? found : found.filter(image => image.references.includes(reference)), limit, cursor)
+    return pageOf(reference === undefined ? found : found.filter(isNamed(reference)), limit, cursor)
   })
 
   app.get('/images/:digest', {
@@ -172,6 +167,20 @@ async function * pullEvents (start: (onProgress: (progress: PullProgress) => voi
 function pullEncoder (format: 'sse' | 'ndjson', requestId: string): StreamEncoder<PullEvent> {
   const encode = (event: PullEvent) => format === 'sse' ? sseMessage({ event: event.type, data: event }) : jsonLine(event)
   return { encode, encodeError: error => encode({ type: 'error', ...errorBody(error, requestId) }) }
+}
+
+/** Whether an image goes by a reference, in full or as it was written. */
+function isNamed (reference: string): (image: Image) => boolean {
+  const names = new Set([reference])
+  let digest: string | undefined
+  try {
+    const parsed = parseRegistryReference(reference)
+    names.add(formatRegistryReference(parsed))
+    digest = parsed.digest
+  } catch {
+    // No registry's; berth/base, dir: and the like are kept as they were written.
+  }
+  return image => image.digest === digest || image.references.some(one => names.has(one))
 }
 
 /** Newest first; the cursor names the last image shown, so that one removed meanwhile loses and repeats nothing. */

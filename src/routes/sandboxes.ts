@@ -6,7 +6,7 @@ import {
   type SandboxStatus as Status,
 } from '../schemas/sandbox.ts'
 import { SandboxId, Words, noNul, pattern } from '../schemas/wire.ts'
-import { errorResponses } from './http-errors.ts'
+import { errorResponses, imageProblems } from './http-errors.ts'
 import { parseLabels } from './query.ts'
 import { clientSignal } from './streaming.ts'
 
@@ -79,6 +79,7 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<SandboxRouteOptions> = asy
       response: {
         201: { ...sandbox('The sandbox'), headers: { Location: { type: 'string', description: 'Path of the sandbox' } } },
         ...errorResponses(409, 413, 415, 429, 504),
+        ...imageProblems,
       },
     },
   }, async (request, reply) => {

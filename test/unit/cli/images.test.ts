@@ -170,7 +170,7 @@ test('Ctrl-C leaves a pull at once', async t => {
 
 test('images shows one row for each name, digests or JSON', async t => {
   const images = [
-    image('a', { references: ['python:3.12', 'python:latest'], leases: 2 }),
+    image('a', { references: ['docker.io/library/python:3.12', 'docker.io/acme/python:latest'], leases: 2 }),
     image('b', { references: [], state: 'complete', localBytes: 1000 * MiB }),
     image('c', { references: ['a\u001b[31m'], localBytes: 1000 * MiB }),
   ]
@@ -179,7 +179,7 @@ test('images shows one row for each name, digests or JSON', async t => {
   assert.deepEqual(rows, [
     ['REFERENCE', 'DIGEST', 'SIZE', 'LOCAL', 'CREATED', 'USED', 'SANDBOXES'],
     ['python:3.12', 'aaaaaaaaaaaa', '1000 MiB', '9 %', '2 hours ago', '5 minutes ago', '2'],
-    ['python:latest', 'aaaaaaaaaaaa', '1000 MiB', '9 %', '2 hours ago', '5 minutes ago', '2'],
+    ['acme/python:latest', 'aaaaaaaaaaaa', '1000 MiB', '9 %', '2 hours ago', '5 minutes ago', '2'],
     ['-', 'bbbbbbbbbbbb', '1000 MiB', '100 %', '2 hours ago', '5 minutes ago', '0'],
     ['a [31m', 'cccccccccccc', '1000 MiB', '99 %', '2 hours ago', '5 minutes ago', '0'],
   ])
@@ -190,26 +190,27 @@ test('images shows one row for each name, digests or JSON', async t => {
 
 test('rmi takes references, digests and their beginnings', async t => {
   const images = [
-    image('a', { references: ['docker.io/library/alpine:latest'] }),
-    image('b', { references: ['127.0.0.1:5000/team/img:1', 'beef'] }),
-    image('c', { digest: `sha256:beef${'c'.repeat(60)}`, references: [] }),
-    image('d', { digest: `sha256:beee${'d'.repeat(60)}`, references: ['moved:latest'] }),
-    image('e', { references: ['moved'] }),
+    image('a', { references: ['alpine'] }),
+    image('b', { references: ['beef', 'moved'] }),
+    image('c', { digest: `sha256:beef${'c'.repeat(60)}`, references: ['moved'] }),
+    image('d', { digest: `sha256:dddd${'c'.repeat(60)}`, references: [] }),
+    image('d', { references: [] }),
   ]
-  const fake = await startFakeDaemon(t, { 'GET /v1/images': () => ({ items: images }) })
+  const fake = await startFakeDaemon(t, {
+    'GET /v1/images': call => {
+      const reference = call.query.get('reference')
+      return { items: reference === null ? images : images.filter(one => one.references.includes(reference)) }
+    },
+  })
   for (const { digest } of images) fake.routes[`DELETE /v1/images/${digest}`] = () => ({ freedBytes: 5 })
-  for (const [given, index] of [
-    ['alpine', 0], ['library/alpine', 0], ['docker.io/alpine:latest', 0], [images[0]!.digest, 0], ['aaaa', 0], ['sha256:aaaa', 0],
-    ['127.0.0.1:5000/team/img:1', 1], ['beef', 1], ['beefc', 2], [`elsewhere@${images[3]!.digest}`, 3],
-  ] as Array<[string, number]>) {
+  for (const [given, index] of [['alpine', 0], [images[0]!.digest, 0], ['aaaa', 0], ['sha256:aaaa', 0], ['beef', 1], ['beefc', 2], ['ddddd', 4]] as Array<[string, number]>) {
     fake.calls.length = 0
     assert.deepEqual(await run(fake, ['rmi', given]), { exitCode: 0, stdout: `${given}\n`, stderr: '' })
     assert.equal(fake.calls.at(-1)?.path, `/v1/images/${images[index]!.digest}`)
   }
-  assert.match((await run(fake, ['rmi', 'aaa'])).stderr, /no image on this host is 'aaa'; see them with: berth images/)
-  assert.match((await run(fake, ['rmi', 'alpine:3'])).stderr, /no image on this host/)
-  assert.match((await run(fake, ['rmi', 'bee'])).stderr, /no image on this host/)
-  assert.match((await run(fake, ['rmi', 'moved'])).stderr, /'moved' stands for beeedddddddd, eeeeeeeeeeee; give the digest of one/)
+  for (const given of ['aaa', 'alpine:3', 'sha256:', '']) assert.match((await run(fake, ['rmi', given])).stderr, /no image on this host is '.*'; see them with: berth images/)
+  assert.match((await run(fake, ['rmi', 'moved'])).stderr, /'moved' stands for bbbbbbbbbbbb, beefcccccccc; give the digest of one/)
+  assert.match((await run(fake, ['rmi', 'dddd'])).stderr, /'dddd' stands for ddddcccccccc, dddddddddddd; give the digest of one/)
   assert.deepEqual(JSON.parse((await run(fake, ['rmi', '--json', 'alpine'])).stdout), { digest: images[0]!.digest, removed: true, freedBytes: 5 })
 })
 

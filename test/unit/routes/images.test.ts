@@ -188,7 +188,7 @@ test('credentials that are incomplete are refused without a word of them in answ
 
 test('images are listed in pages, the newest first, and found by a reference', async t => {
   const { app, images } = await buildTestApp(t)
-  const made = ['1', '2', '3', '4'].map((digit, index) => makeImage(digit, { createdAt: `2026-03-0${index < 2 ? 1 : index}T09:30:00.000Z`, references: [`img:${digit}`] }))
+  const made = ['1', '2', '3', '4'].map((digit, index) => makeImage(digit, { createdAt: `2026-03-0${index < 2 ? 1 : index}T09:30:00.000Z`, references: [`docker.io/library/img:${digit}`, `dir:/img/${digit}`] }))
   for (const one of made) images.set(one.digest, one)
   const digits: string[] = []
   let cursor = ''
@@ -201,8 +201,12 @@ test('images are listed in pages, the newest first, and found by a reference', a
   }
   assert.deepEqual(digits, ['4', '3', '2', '1'])
   assert.equal(cursor, '&cursor=undefined')
-  const found = (await app.inject({ url: '/v1/images?reference=img:2', headers: asReader })).json()
-  assert.deepEqual(found, { items: [made[1]] })
+  for (const named of ['img:2', 'docker.io/img:2', 'docker.io/library/img:2', 'dir:/img/2', `elsewhere@${made[1]!.digest}`]) {
+    assert.deepEqual((await app.inject({ url: `/v1/images?reference=${named}`, headers: asReader })).json(), { items: [made[1]] }, named)
+  }
+  for (const named of ['img', 'img:22', 'other/img:2', 'dir:/img', 'A b']) {
+    assert.deepEqual((await app.inject({ url: `/v1/images?reference=${encodeURIComponent(named)}`, headers: asReader })).json(), { items: [] }, named)
+  }
   const refused = await app.inject({ url: '/v1/images?cursor=nonsense', headers: asReader })
   assert.deepEqual([refused.statusCode, refused.json().code], [400, 'invalid_cursor'])
 })
