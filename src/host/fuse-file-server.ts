@@ -6,6 +6,8 @@ import { encodeResend } from './fuse-protocol.ts'
 import { controlWords, type FromWorker, type FuseEnd, type ToWorker, type WorkerSettings } from './fuse-worker-messages.ts'
 import { makePipe, setNonBlocking } from './libc.ts'
 
+export type { FuseEnd, FuseFile }
+
 export interface FuseFileServerOptions {
   /** /dev/fuse, open for reading and writing and mounted. Closing it is the owner's business. */
   fd: number

@@ -7,8 +7,7 @@
  */
 import { closeSync, existsSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import { FuseFileServer } from '../../src/host/fuse-file-server.ts'
-import type { FuseFile } from '../../src/host/fuse-directory.ts'
+import { FuseFileServer, type FuseFile } from '../../src/host/fuse-file-server.ts'
 import { mountFuse, raiseReadAhead } from '../../src/host/fuse-mount.ts'
 import { connectionGoneExitCode } from '../../src/host/image-keeper.ts'
 import { pollUntil } from '../../src/lib/poll.ts'
