@@ -1,18 +1,17 @@
 import { createInterface } from 'node:readline'
-import { setTimeout as delay } from 'node:timers/promises'
 import { Option, type Command } from 'commander'
-import { BerthError, type ErrorKind } from '../errors.ts'
-import type { Image, ImagePull, ImageRemoval, PruneResult, PullEvent, RegistryCredentials } from '../schemas/image.ts'
+import { BerthError } from '../errors.ts'
+import type { Image, ImagePull, ImageRemoval, PruneResult, RegistryCredentials } from '../schemas/image.ts'
 import { isKind } from './client.ts'
 import { familiarName, listImages, resolveImageDigest } from './image-finder.ts'
 import { InterruptedError, watchInterrupts } from './interrupts.ts'
-import { isPassing } from './log-follower.ts'
 import type { ProgressMode } from './progress.ts'
-import { PullDisplay, shortDigest } from './pull-display.ts'
+import { shortDigest } from './pull-display.ts'
+import { localShare, watchPull } from './pull-watch.ts'
 import { progressMode } from './sandbox-options.ts'
 import { forEachId, type Shell } from './shell.ts'
 import { formatTable, shorten } from './table.ts'
-import { describeMs, describeSize, describeSpan, parseDuration, parseSize } from './units.ts'
+import { describeSize, describeSpan, parseDuration, parseSize } from './units.ts'
 
 interface PullFlags {
   eager?: boolean
@@ -40,7 +39,6 @@ interface PruneFlags {
 const maxPasswordBytes = 8192
 const referenceWidth = 64
 const shownSandboxes = 3
-const pauseMs = 250
 
 export function addImageCommands (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
   program.command('pull').summary('bring an image onto the host')
@@ -73,46 +71,12 @@ export function addImageCommands (program: Command, shell: Shell, act: (work: Pr
 async function pull (shell: Shell, reference: string, flags: PullFlags): Promise<number> {
   const credentials = await readCredentials(shell, flags)
   const body: ImagePull = { reference, mode: flags.eager ? 'eager' : 'lazy', ...(credentials && { credentials }) }
-  const image = await watchPull(shell, body, flags).catch(error => { throw credentials ? error : withLoginHint(error) })
-  await (flags.json ? shell.output.json(image) : shell.output.line(image.digest))
-  return 0
-}
-
-/** Follows one pull to its end. A daemon that restarts on the way is waited for and asked again: what was fetched is kept. */
-async function watchPull (shell: Shell, body: ImagePull, flags: PullFlags): Promise<Image> {
-  const client = shell.client()
   const left = new AbortController()
   using cleanup = new DisposableStack()
   cleanup.use(watchInterrupts(shell.context, (_count, signal) => left.abort(new InterruptedError(signal))))
-  const display = cleanup.use(new PullDisplay(shell.output, progressMode(flags), body.reference))
-  const { signal } = left
-  for (let pass = 0; ; pass++) {
-    try {
-      for await (const event of client.stream<PullEvent>('POST', '/v1/images/pull', { body, signal })) {
-        if (event.type === 'error') throw new BerthError(event.kind as ErrorKind, event.code, event.message, { details: { ...event.details, requestId: event.requestId } })
-        if (event.type === 'progress') {
-          await display.update(event)
-          continue
-        }
-        const { type: _, ...image } = event
-        display[Symbol.dispose]()
-        await display.say(describePulled(image, display.elapsedMs))
-        return image
-      }
-    } catch (error) {
-      // Only a daemon that is away passes by itself; a registry that is away is told.
-      if (!isPassing(error, pass) || (error as BerthError).code === 'registry_unavailable') throw error
-    }
-    await delay(pauseMs, undefined, { signal })
-    // Answers once the daemon is back, or fails for good.
-    await client.request('GET', '/v1/host', { signal })
-  }
-}
-
-function describePulled (image: Image, elapsedMs: number): string {
-  const { sizeBytes } = image
-  const what = image.state === 'complete' ? `complete, ${describeSize(sizeBytes)}` : `usable, ${localShare(image)} of ${describeSize(sizeBytes)} is here and the rest comes when it is read`
-  return `${shortDigest(image.digest)} after ${describeMs(elapsedMs)}: ${what}`
+  const image = await watchPull(shell, body, { mode: progressMode(flags), signal: left.signal }).catch(error => { throw credentials ? error : withLoginHint(error) })
+  await (flags.json ? shell.output.json(image) : shell.output.line(image.digest))
+  return 0
 }
 
 /** Never from the command line itself: other users of a machine can read it. */
@@ -157,12 +121,6 @@ function formatImages (images: Image[], hasWholeDigests: boolean): string {
     const references = image.references.length > 0 ? image.references : ['-']
     return references.map(reference => [shorten(familiarName(reference), hasWholeDigests ? Infinity : referenceWidth), ...facts])
   }))
-}
-
-/** How much of an image is on the host; 100 % only when all of it is. */
-function localShare ({ state, localBytes, sizeBytes }: Image): string {
-  if (state === 'complete') return '100 %'
-  return `${sizeBytes > 0 ? Math.min(99, Math.floor(localBytes / sizeBytes * 100)) : 0} %`
 }
 
 /** Prints each image as it was given, as docker does with sandboxes. */

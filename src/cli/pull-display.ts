@@ -48,7 +48,9 @@ export class PullDisplay {
     }
   }
 
-  async say (text: string): Promise<void> {
+  /** Leaves one line in the place of the bars. */
+  async end (text: string): Promise<void> {
+    this[Symbol.dispose]()
     if (!this.#isSilent) await this.#output.err(`${this.#output.colors.dim(text)}\n`)
   }
 

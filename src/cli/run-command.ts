@@ -8,6 +8,7 @@ import { followLog } from './log-follower.ts'
 import { LogPrinter } from './log-printer.ts'
 import { BrokenPipeError } from './output.ts'
 import { Progress } from './progress.ts'
+import { pullBeforehand } from './pull-watch.ts'
 import { addSandboxOptions, progressMode, splitOperands, toSandboxCreate, type SandboxFlags } from './sandbox-options.ts'
 import { describeEnd, describeTimings, exitCodeOf, isEnded, ownErrorCode } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
@@ -51,6 +52,7 @@ export function addRunCommands (program: Command, shell: Shell, act: (work: Prom
 async function createSandbox (shell: Shell, image: string, argv: string[], flags: SandboxFlags, start: boolean): Promise<number> {
   const body = { ...toSandboxCreate(image, argv, flags, shell.context.env), start }
   const progress = new Progress(shell.output, progressMode(flags))
+  await pullBeforehand(shell, image, flags, { mode: progressMode(flags), signal: new AbortController().signal })
   const sandbox = await progress.during(`creating a sandbox of ${image}`, () => shell.client().request<Sandbox>('POST', '/v1/sandboxes', { body }))
   await progress.say(`${start ? 'started' : 'created'} in ${describeTimings(sandbox)}`)
   await (flags.json ? shell.output.json(sandbox) : shell.output.line(sandbox.id))
@@ -76,6 +78,7 @@ class AttachedRun {
   readonly #left = new AbortController()
   #sandbox: Sandbox | undefined
   #interrupts = 0
+  #isPulling = false
 
   constructor (shell: Shell, flags: RunFlags) {
     this.#shell = shell
@@ -90,6 +93,7 @@ class AttachedRun {
     cleanup.use(watchInterrupts(this.#shell.context, (count, signal) => this.#interrupt(count, signal)))
     try {
       const { signal } = this.#left
+      await this.#pullBeforehand(body.image)
       this.#sandbox = await this.#progress.during(`creating a sandbox of ${image}`, () => this.#client.request<Sandbox>('POST', '/v1/sandboxes', { body, signal }))
       await this.#progress.say(`${this.#sandbox.id} started in ${describeTimings(this.#sandbox)}`)
       if (this.#interrupts > 0) this.#stop(this.#interrupts > 1)
@@ -100,6 +104,13 @@ class AttachedRun {
       if (error instanceof BrokenPipeError && this.#flags.rm) await this.#remove(true).catch(() => {})
       throw error
     }
+  }
+
+  /** Nothing is to be stopped yet, so that the first interrupt leaves. */
+  async #pullBeforehand (image: string): Promise<void> {
+    this.#isPulling = true
+    await pullBeforehand(this.#shell, image, this.#flags, { mode: progressMode(this.#flags), signal: this.#left.signal })
+    this.#isPulling = false
   }
 
   /** Neither the command line nor the image names a program: there is nothing to wait for. */
@@ -143,7 +154,7 @@ class AttachedRun {
   /** First: end it gracefully. Second: kill it. Third: leave it be and go. */
   #interrupt (count: number, signal: 'SIGINT' | 'SIGTERM'): void {
     this.#interrupts = count
-    const limit = this.#sandbox ? 3 : 2
+    const limit = this.#isPulling ? 1 : this.#sandbox ? 3 : 2
     if (count >= limit) this.#left.abort(new InterruptedError(signal))
     else if (this.#sandbox) this.#stop(count > 1)
   }

@@ -272,3 +272,35 @@ test('run and create take the image as a flag, so that every operand is the comm
   for (const command of ['run', 'create']) assert.match((await run(fake, [command])).stderr, new RegExp(`missing required argument 'IMAGE'\nSee: berth ${command} --help`))
   assert.match((await run(fake, ['run', '--pull', 'maybe', reference])).stderr, /'--pull <WHEN>' argument 'maybe' is invalid\. Allowed choices are missing, always, never/)
 })
+
+test('on a terminal run and create show the pull of an image that is not here, and then make the sandbox', async t => {
+  const fake = await startFakeDaemon(t, {
+    'GET /v1/images': call => ({ items: call.query.get('reference') === 'here' ? [image('b')] : [] }),
+    [pullRoute]: (_call, response) => { response.end(lines(progress('resolving'), done)) },
+    'POST /v1/sandboxes': () => sandbox(),
+  })
+  const terminal = { isTty: { stdin: true, stdout: true, stderr: true } }
+  for (const [argv, pulls] of [
+    [['run', '-d', 'python', 'ls'], 1], [['create', '--image', reference], 1], [['run', '-d', '--pull', 'always', 'here'], 1],
+    [['run', '-d', 'here'], 0], [['run', '-d', '--pull', 'never', 'python'], 0], [['run', '-d', 'berth/base'], 0], [['run', '-d', 'oci:/layout:tag'], 0],
+    [['run', '-d', '-q', 'python'], 0], [['run', '-d', '--progress', 'plain', 'python'], 0],
+  ] as Array<[string[], number]>) {
+    fake.calls.length = 0
+    const ran = await run(fake, argv, terminal)
+    assert.deepEqual([ran.exitCode, ran.stdout, fake.callsTo(pullRoute).length], [0, `${id}\n`, pulls], argv.join(' '))
+    assert.equal(fake.calls.at(-1)?.path, '/v1/sandboxes')
+  }
+  fake.calls.length = 0
+  await run(fake, ['run', '-d', 'python'])
+  assert.deepEqual(fake.calls.map(({ path }) => path), ['/v1/sandboxes'])
+})
+
+test('the first Ctrl-C during the pull of a run leaves, and no sandbox is made', async t => {
+  const fake = await startFakeDaemon(t, {
+    'GET /v1/images': () => ({ items: [] }),
+    [pullRoute]: (_call, response) => { response.write(lines(progress('resolving')), () => running.signal('SIGINT')) },
+  })
+  const running = start(fake, ['run', 'python', 'ls'], { isTty: { stdin: true, stdout: true, stderr: true } })
+  assert.equal((await running.done).exitCode, 130)
+  assert.equal(fake.callsTo('POST /v1/sandboxes').length, 0)
+})
