@@ -1,0 +1,89 @@
+/**
+ * The image server's front door: `image-server.ts SETTINGS DIR START-NUMBER`, run by libexec/image-keeper.
+ *
+ * SETTINGS is a ServerSettings as JSON, DIR the generation's own directory (control socket, FUSE mount), START-NUMBER counts the servers
+ * under this keeper. File descriptor 3 is /dev/fuse, 4 memory that outlives this process.
+ */
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pino, destination } from 'pino'
+import { FuseFileServer } from './host/fuse-file-server.ts'
+import { mountFuse, raiseReadAhead } from './host/fuse-mount.ts'
+import { connectionGoneExitCode } from './host/image-keeper.ts'
+import { LayerDirectory } from './services/images/layers/layer-directory.ts'
+import { ControlServer } from './services/images/server/control-server.ts'
+import { registryFromJson, type ServerSettings } from './services/images/server/control-protocol.ts'
+import { LayerService } from './services/images/server/layer-service.ts'
+import { LayerSources } from './services/images/server/layer-sources.ts'
+import { ServerEvents } from './services/images/server/server-events.ts'
+import { KeptMemory } from './services/images/server/kept-memory.ts'
+
+const fuseFd = 3
+const memoryFd = 4
+// One request of the kernel covers a megabyte: fewer round trips for a stream.
+const readAheadKib = 1024
+
+const [settingsText = '', dir = '', startText = ''] = process.argv.slice(2)
+const memory = new KeptMemory({ fd: memoryFd })
+const kept = memory.read()
+let settings = kept?.settings ?? JSON.parse(settingsText) as ServerSettings
+const startNumber = Number(startText)
+process.umask(0o077)
+
+const logger = pino({ level: settings.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination({ dest: 2, sync: true }))
+const blobsDir = join(dir, 'blobs')
+const events = new ServerEvents()
+const sources = new LayerSources({ settings: registryFromJson(settings.registry), logger })
+const fuse: FuseFileServer | undefined = settings.isLazy ? new FuseFileServer({ fd: fuseFd, onMissing: (name, start, end) => layers.fetchMissing(name, start, end), logger }) : undefined
+const layers = new LayerService({
+  directory: new LayerDirectory({ dir: settings.layersDir }),
+  sources,
+  events,
+  logger,
+  readTimeoutMs: settings.readTimeoutMs,
+  fillDelayMs: settings.fillDelayMs,
+  ...(fuse ? { fuse: { server: fuse, dir: blobsDir } } : {}),
+  onLearnt: () => memory.write({ settings, credentials: layers.credentials() }),
+})
+await layers.open()
+layers.restoreCredentials(kept?.credentials ?? {})
+
+if (fuse) {
+  await mkdir(blobsDir, { recursive: true })
+  // An earlier server has mounted it: its readers wait, and what it took and did not answer comes again.
+  if (!fuse.resend()) mountFuse(fuseFd, blobsDir)
+  fuse.start()
+  await raiseReadAhead(blobsDir, readAheadKib)
+}
+
+const control = new ControlServer({
+  socketPath: join(dir, 'control.sock'),
+  logger,
+  target: {
+    status: () => ({ pid: process.pid, startNumber, isLazyPossible: fuse !== undefined }),
+    setSettings: wanted => {
+      settings = wanted
+      sources.setSettings(registryFromJson(wanted.registry))
+      memory.write({ settings, credentials: layers.credentials() })
+    },
+    prepare: (request, onProgress) => layers.prepare(request, onProgress),
+    layers: () => layers.layers(),
+    forget: digests => layers.forget(digests),
+    boot: request => layers.boot(request),
+    follow: (after, listener) => events.follow(after, listener),
+  },
+})
+await control.listen()
+logger.info({ startNumber, layers: layers.layers().length, isLazy: fuse !== undefined }, 'the image server is ready')
+
+process.on('SIGTERM', () => {
+  control.close()
+  void layers.close().finally(() => process.exit(0))
+})
+if (fuse) {
+  const end = await fuse.ended.catch((error: unknown) => {
+    logger.fatal({ err: error }, 'the FUSE mount is served no more')
+    process.exit(1)
+  })
+  if (end === 'unmounted') process.exit(connectionGoneExitCode)
+}

@@ -1,0 +1,253 @@
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { Mutex, Semaphore } from 'async-mutex'
+import type { Logger } from 'pino'
+import { BerthError } from '../../../errors.ts'
+import type { FuseFileServer } from '../../../host/fuse-file-server.ts'
+import { readJson, writeDurably } from '../../../lib/durable-file.ts'
+import type { LayerProgress } from '../layers/image-layer.ts'
+import { buildLayer } from '../layers/layer-builder.ts'
+import { LayerDirectory } from '../layers/layer-directory.ts'
+import { LazyLayer } from '../layers/lazy-layer.ts'
+import type { BootRequest, PreparedLayer, PrepareRequest } from './control-protocol.ts'
+import { LayerFilling } from './layer-filling.ts'
+import type { LayerSources } from './layer-sources.ts'
+import { hexOf, ServedLayer } from './served-layer.ts'
+import type { ServerEvents } from './server-events.ts'
+
+export interface LayerServiceOptions {
+  directory: LayerDirectory
+  sources: LayerSources
+  events: ServerEvents
+  logger: Logger
+  readTimeoutMs: number
+  fillDelayMs: number
+  /** Where incomplete layers are served from; absent where that is impossible. */
+  fuse?: { server: Pick<FuseFileServer, 'add' | 'remove'>, dir: string }
+  /** Told when what is known of a layer's sources has changed. */
+  onLearnt: () => void
+}
+
+// Each takes a core to decompress; one more keeps the line busy.
+const buildsAtOnce = availableParallelism() + 1
+const progressEveryMs = 100
+
+/** All layers of this host: makes them ready, serves the incomplete ones, completes them when nothing else is to be done. */
+export class LayerService {
+  readonly #options: LayerServiceOptions
+  readonly #layers = new Map<string, ServedLayer>()
+  /** One change of a layer at a time. */
+  readonly #locks = new Map<string, Mutex>()
+  readonly #builds = new Semaphore(buildsAtOnce)
+  readonly #building = new Map<string, AbortController>()
+  readonly #filling: LayerFilling
+
+  constructor (options: LayerServiceOptions) {
+    this.#options = options
+    this.#filling = new LayerFilling({ delayMs: options.fillDelayMs, logger: options.logger, next: () => this.#lazyLayers()[0] })
+  }
+
+  /** Finds the layers that are here, and serves them all: a mount of another server's time may need any of them. */
+  async open (): Promise<void> {
+    const { directory, logger } = this.#options
+    await directory.open()
+    for (const digest of await directory.list()) {
+      try {
+        await this.#reopen(digest)
+      } catch (error) {
+        logger.error({ err: error, layerDigest: digest }, 'a layer cannot be used and is removed')
+        await directory.remove(digest)
+      }
+    }
+    if (this.#lazyLayers().length > 0) this.#filling.schedule()
+  }
+
+  /** @throws BerthError as buildLayer and the layer's sources have it. */
+  async prepare (request: PrepareRequest, onProgress: (progress: LayerProgress) => void): Promise<PreparedLayer> {
+    const { layer, mode } = request
+    const served = this.#layers.get(layer.digest) ?? new ServedLayer(layer)
+    this.#layers.set(layer.digest, served)
+    served.learn(request.sources, request.credentials)
+    const stop = served.watch(throttled(onProgress))
+    try {
+      await this.#lock(layer.digest).runExclusive(() => this.#make(served, mode === 'lazy'))
+      if (mode === 'eager' && served.lazy) await this.#filling.complete(served, () => served.tell())
+      onProgress(served.progress())
+      return this.#prepared(served)
+    } catch (error) {
+      if (!served.lazy && !served.isComplete) this.#layers.delete(layer.digest)
+      throw error
+    } finally {
+      stop()
+    }
+  }
+
+  layers (): LayerProgress[] {
+    return [...this.#layers.values()].map(layer => layer.progress())
+  }
+
+  /** Removes layers; whatever is being done for them is ended. */
+  async forget (digests: readonly string[]): Promise<void> {
+    for (const digest of digests) {
+      this.#building.get(digest)?.abort(new BerthError('conflict', 'image_removed', 'the image was removed while it was being pulled'))
+      this.#filling.abandon(digest)
+      await this.#lock(digest).runExclusive(async () => {
+        const served = this.#layers.get(digest)
+        this.#layers.delete(digest)
+        this.#options.fuse?.server.remove(hexOf(digest))
+        await served?.lazy?.close()
+        await this.#options.directory.remove(digest)
+      })
+      this.#locks.delete(digest)
+    }
+  }
+
+  /** A sandbox is about to start: what is not needed by it waits. */
+  boot (request: BootRequest): void {
+    this.#options.logger.debug({ imageDigest: request.imageDigest }, 'a sandbox starts')
+    this.#filling.schedule()
+  }
+
+  /** Fetches what a read of the FUSE mount misses. */
+  async fetchMissing (name: string, startByte: number, endByte: number): Promise<void> {
+    const lazy = this.#layers.get(`sha256:${name}`)?.lazy
+    if (!lazy) throw new BerthError('not_found', 'layer_not_found', 'no such layer is served')
+    await lazy.ensure(startByte, endByte)
+  }
+
+  /** What must be known of layers when this process is followed by another. */
+  credentials (): Record<string, ServedLayer['credentials']> {
+    return Object.fromEntries([...this.#layers].flatMap(([digest, { credentials }]) => credentials ? [[digest, credentials]] : []))
+  }
+
+  restoreCredentials (credentials: Record<string, ServedLayer['credentials']>): void {
+    for (const [digest, value] of Object.entries(credentials)) {
+      const layer = this.#layers.get(digest)
+      if (layer) layer.credentials = value
+    }
+  }
+
+  /** Stops filling, and saves how far lazy layers are. */
+  async close (): Promise<void> {
+    this.#filling.close()
+    await Promise.all([...this.#layers.values()].map(layer => layer.lazy?.close()))
+  }
+
+  async #reopen (digest: string): Promise<void> {
+    const { directory } = this.#options
+    const found = await directory.find(digest)
+    if (!found) return await directory.remove(digest)
+    const { mediaType, diffId, blobBytes, tarBytes } = found.facts
+    const served = new ServedLayer({ digest, mediaType, diffId, sizeBytes: blobBytes })
+    served.tarBytes = tarBytes
+    const sources = await readJson(this.#sourcesPath(digest)) as ServedLayer['sources'] | undefined
+    if (Array.isArray(sources)) served.sources = sources
+    if (found.isComplete) served.isComplete = true
+    else await this.#openLazy(served)
+    this.#layers.set(digest, served)
+    this.#serve(served)
+  }
+
+  /** Under the layer's lock: brings it at least so far that it can be mounted. */
+  async #make (served: ServedLayer, mayBeLazy: boolean): Promise<void> {
+    if (served.isComplete) return
+    if (served.lazy) return await this.#rememberSources(served)
+    if (mayBeLazy && await this.#attach(served)) return
+    await this.#build(served)
+  }
+
+  /** Makes the layer lazy by an index that exists already. */
+  async #attach (_served: ServedLayer): Promise<boolean> {
+    return false
+  }
+
+  async #build (served: ServedLayer): Promise<void> {
+    const { directory, sources } = this.#options
+    const layer = served.descriptor
+    const ending = new AbortController()
+    this.#building.set(layer.digest, ending)
+    try {
+      await this.#builds.runExclusive(async () => {
+        ending.signal.throwIfAborted()
+        served.streamedBytes = 0
+        const reader = sources.reader(layer, served.sources, served.credentials)
+        const facts = await buildLayer({
+          layer,
+          directory,
+          openBlob: offset => reader.stream(offset, ending.signal),
+          onProgress: ({ fetchedBytes }) => { served.streamedBytes = fetchedBytes; served.tell() },
+          signal: ending.signal,
+        })
+        served.tarBytes = facts.tarBytes
+        served.isComplete = true
+      })
+    } finally {
+      served.streamedBytes = undefined
+      this.#building.delete(layer.digest)
+    }
+    this.#options.events.append('completed', layer.digest)
+    this.#serve(served)
+  }
+
+  async #openLazy (served: ServedLayer): Promise<void> {
+    const { directory, sources, events, readTimeoutMs } = this.#options
+    const { digest } = served.descriptor
+    served.lazy = await LazyLayer.open({
+      directory,
+      digest,
+      readTimeoutMs,
+      fetchRange: (start, end, { signal }) => sources.reader(served.descriptor, served.sources, served.credentials).range(start, end, signal),
+      onEvent: ({ type, message }) => {
+        if (type === 'completed') served.isComplete = true
+        if (type === 'damaged') this.#layers.delete(digest)
+        events.append(type, digest, message)
+        served.tell()
+      },
+    })
+    served.tarBytes = served.lazy.table.tarBytes
+  }
+
+  #serve (served: ServedLayer): void {
+    const { fuse, directory } = this.#options
+    fuse?.server.add(served.fuseFile(directory.files(served.descriptor.digest).tarPath))
+  }
+
+  #prepared (served: ServedLayer): PreparedLayer {
+    const { directory, fuse } = this.#options
+    const { digest } = served.descriptor
+    const { metaPath, tarPath } = directory.files(digest)
+    if (served.isComplete || !fuse) return { digest, metaPath, devicePath: tarPath, isLocal: true }
+    return { digest, metaPath, devicePath: join(fuse.dir, hexOf(digest)), isLocal: false }
+  }
+
+  /** A server that follows this one must know where to go on. */
+  async #rememberSources (served: ServedLayer): Promise<void> {
+    await writeDurably(this.#sourcesPath(served.descriptor.digest), JSON.stringify(served.sources))
+    this.#options.onLearnt()
+  }
+
+  #sourcesPath (digest: string): string {
+    return join(this.#options.directory.files(digest).dir, 'sources.json')
+  }
+
+  #lazyLayers (): ServedLayer[] {
+    return [...this.#layers.values()].filter(layer => layer.lazy && !layer.isComplete)
+  }
+
+  #lock (digest: string): Mutex {
+    const lock = this.#locks.get(digest) ?? new Mutex()
+    this.#locks.set(digest, lock)
+    return lock
+  }
+}
+
+/** Passes on at most ten calls a second. */
+function throttled (listener: (progress: LayerProgress) => void): (progress: LayerProgress) => void {
+  let lastMs = 0
+  return progress => {
+    const nowMs = performance.now()
+    if (nowMs - lastMs < progressEveryMs) return
+    lastMs = nowMs
+    listener(progress)
+  }
+}
