@@ -23,8 +23,6 @@ interface WaitingRead {
   offset: number
   sizeBytes: number
   pid: number
-  /** Whoever waits got a signal; if that one ends it, it cannot end before it has an answer. */
-  isInterrupted: boolean
 }
 
 const { EIO, EINTR, EISDIR } = constants.errno
@@ -34,6 +32,9 @@ const interruptedCheckMs = 200
 const { fd, wakeFd, control, files } = workerData as WorkerSettings
 const directory = new FuseDirectory<ServedFile>()
 const waiting = new Map<bigint, WaitingRead>()
+/** Those of them whose reader got a signal: if it ends the reader, that cannot end before it has an answer. */
+const interrupted = new Set<bigint>()
+let lastCheckAtMs = 0
 const requestBuffer = Buffer.alloc(requestBufferBytes)
 const wakeBuffer = Buffer.alloc(16)
 let replyBuffer = Buffer.alloc(outHeaderBytes + maxReadBytes)
@@ -43,8 +44,7 @@ tell({ kind: 'ended', reason: serve() })
 
 function serve (): 'closed' | 'unmounted' {
   for (;;) {
-    const hasInterrupted = [...waiting.values()].some(read => read.isInterrupted)
-    const [isWoken, hasRequest] = waitReadable([wakeFd, fd], hasInterrupted ? interruptedCheckMs : -1)
+    const [isWoken, hasRequest] = waitReadable([wakeFd, fd], interrupted.size > 0 ? interruptedCheckMs : -1)
     if (isWoken) {
       readSync(wakeFd, wakeBuffer)
       Atomics.store(control, controlWords.isWoken, 0)
@@ -52,7 +52,7 @@ function serve (): 'closed' | 'unmounted' {
     if (Atomics.load(control, controlWords.isClosing) === 1) return 'closed'
     takeMessages()
     if (hasRequest && !takeRequest()) return 'unmounted'
-    if (hasInterrupted) releaseKilledReaders()
+    if (interrupted.size > 0) releaseKilledReaders()
   }
 }
 
@@ -123,7 +123,7 @@ function takeRead ({ unique, nodeId, pid, body }: FuseRequest): void {
   const file = directory.find(nodeId)
   if (!file) return refuse(unique, EIO)
   if (offset >= file.sizeBytes) return write(encodeEmpty(unique), outHeaderBytes)
-  const read = { nodeId, offset, sizeBytes: Math.min(sizeBytes, file.sizeBytes - offset), pid, isInterrupted: false }
+  const read = { nodeId, offset, sizeBytes: Math.min(sizeBytes, file.sizeBytes - offset), pid }
   if (isPresent(file, offset, offset + read.sizeBytes)) return answerRead(unique, file, read)
   waiting.set(unique, read)
   tell({ kind: 'missing', unique, name: file.name, startByte: offset, endByte: offset + read.sizeBytes })
@@ -138,7 +138,7 @@ function settle (unique: bigint, isThere: boolean): void {
     tell({ kind: 'log', message: 'a range was reported as present and is not', fields: { name: file.name, startByte: read.offset } })
     return refuse(unique, EIO)
   }
-  waiting.delete(unique)
+  forget(unique)
   answerRead(unique, file, read)
 }
 
@@ -160,8 +160,13 @@ function answerRead (unique: bigint, file: ServedFile, { offset, sizeBytes }: Wa
 }
 
 function refuse (unique: bigint, errno: number): void {
-  waiting.delete(unique)
+  forget(unique)
   write(encodeError(unique, errno), outHeaderBytes)
+}
+
+function forget (unique: bigint): void {
+  waiting.delete(unique)
+  interrupted.delete(unique)
 }
 
 /** One write(2) for one answer: the kernel takes nothing else. */
@@ -181,12 +186,13 @@ function write (reply: Buffer, length: number): void {
  * a program that did nothing wrong. So only a reader that is being killed is let go, and it is looked for until its read is answered.
  */
 function markInterrupted (unique: bigint): void {
-  const read = waiting.get(unique)
-  if (read) read.isInterrupted = true
+  if (waiting.has(unique)) interrupted.add(unique)
 }
 
 function releaseKilledReaders (): void {
-  for (const [unique, { isInterrupted, pid }] of waiting) if (isInterrupted && isBeingKilled(pid)) refuse(unique, EINTR)
+  if (performance.now() - lastCheckAtMs < interruptedCheckMs) return
+  lastCheckAtMs = performance.now()
+  for (const unique of interrupted) if (isBeingKilled(waiting.get(unique)?.pid ?? 0)) refuse(unique, EINTR)
 }
 
 /** Whether SIGKILL is pending for a thread: bit 8 of its own or its process's set (proc(5), /proc/<pid>/status). */

@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs'
 import { mkdir, open, readdir, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { makeTarIndex, mountLayer } from '../../src/host/erofs.ts'
 import { abortFuse, isFuseUsable } from '../../src/host/fuse-mount.ts'
@@ -101,6 +102,25 @@ test('a read that waits keeps none of the others', async t => {
   for (const reader of readers) reader.kill('SIGKILL')
   // Killed readers go although their reads are never answered.
   await Promise.all(ends)
+})
+
+test('signals that a reader takes and goes on do not fail its read', async t => {
+  const rig = await FuseRig.build(t)
+  await rig.makeFile('file', 300_000)
+  await rig.start({ gateMarker: rig.gateMarker })
+  const script = 'my $n = 0; $SIG{USR1} = sub { $n++ }; open(F, "<", $ARGV[0]) or die; my $got = sysread(F, my $data, 300000); die "read: $!" unless defined $got; print $data'
+  const reader = spawn('perl', ['-e', script, rig.pathOf('file')], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const output = reader.stdout.toArray()
+  const ended = once(reader, 'exit')
+  assert.ok(await pollUntil(async () => rig.fetched.length > 0, 5000))
+  for (let n = 0; n < 5; n++) {
+    reader.kill('SIGUSR1')
+    // Longer than the server takes to look at who was interrupted.
+    await delay(100)
+  }
+  await writeFile(rig.gateMarker, '')
+  assert.deepEqual(await ended, [0, null])
+  assert.ok(Buffer.concat(await output).equals(rig.contentOf('file')))
 })
 
 test('a removed file is not found, and reads of those who have it open are EIO', async t => {

@@ -46,6 +46,7 @@ export class FuseRig {
 
   get stallMarker (): string { return join(this.dir, 'stalled') }
   get outageMarker (): string { return join(this.dir, 'outage') }
+  get gateMarker (): string { return join(this.dir, 'gate') }
   get logPath (): string { return join(this.dir, 'keeper.log') }
 
   pathOf (name: string): string { return join(this.target, name) }

@@ -28,6 +28,8 @@ export interface FixtureSettings {
   files: FixtureFile[]
   /** The first start never answers a missing read, and makes this file when it has one. */
   stallMarker?: string
+  /** Until this file exists, nothing that is missing comes. */
+  gateMarker?: string
   /** While this file exists, what is missing cannot be fetched. */
   outageMarker?: string
   readyPath?: string
@@ -45,6 +47,8 @@ async function onMissing (name: string, startByte: number, endByte: number): Pro
     writeFileSync(settings.stallMarker, '')
     await new Promise(() => {})
   }
+  const { gateMarker } = settings
+  if (gateMarker !== undefined) await pollUntil(async () => existsSync(gateMarker), 60_000)
   if (settings.outageMarker !== undefined && existsSync(settings.outageMarker)) throw new Error('the registry is down')
   // As a fetch does: not at once.
   await pollUntil(async () => true, 0)
