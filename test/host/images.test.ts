@@ -10,7 +10,7 @@ import { pino } from 'pino'
 import type { ImageDetail } from '../../src/schemas/image.ts'
 import { ImageManager } from '../../src/services/images/image-manager.ts'
 import { resolveImageUser } from '../../src/services/images/image-user.ts'
-import { indexType, LayoutWriter, tarOf } from '../unit/images/oci-fixture.ts'
+import { indexType, LayoutWriter, tarOf } from '../support/layout-writer.ts'
 import { tempDir } from '../unit/images/temp-dir.ts'
 
 const busyboxPath = '/usr/bin/busybox'

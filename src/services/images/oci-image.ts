@@ -3,7 +3,8 @@ import { mkdir, open, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BerthError } from '../../errors.ts'
 import { refuseDevices, unpackImage } from '../../host/umoci.ts'
-import type { Descriptor, OciImage, OciLayout } from './oci-layout.ts'
+import type { OciLayout } from './oci-layout.ts'
+import type { Descriptor, ResolvedManifest } from './oci-manifest.ts'
 
 const ociManifest = 'application/vnd.oci.image.manifest.v1+json'
 const ociConfig = 'application/vnd.oci.image.config.v1+json'
@@ -28,8 +29,8 @@ const tag = 'image'
  *
  * @throws BerthError invalid_argument `image_invalid`, and as unpackImage.
  */
-export async function unpackOciImage (source: OciLayout, image: OciImage, dir: string): Promise<void> {
-  const layers = image.layers.map(layer => ({ ...layer, mediaType: usableLayerType(layer) }))
+export async function unpackOciImage (source: OciLayout, image: ResolvedManifest, dir: string): Promise<void> {
+  const layers = image.layers.map(({ digest, mediaType, sizeBytes }) => ({ mediaType: usableLayerType(mediaType), digest, size: sizeBytes }))
   const layout = join(dir, 'layout')
   await mkdir(join(layout, 'blobs', 'sha256'), { recursive: true, mode: 0o700 })
   // A layer may stand in a manifest more than once.
@@ -51,10 +52,10 @@ export async function unpackOciImage (source: OciLayout, image: OciImage, dir: s
   await rm(layout, { recursive: true })
 }
 
-function usableLayerType (layer: Descriptor): string {
-  const type = layerTypes[layer.mediaType]
+function usableLayerType (mediaType: string): string {
+  const type = layerTypes[mediaType]
   if (type !== undefined) return type
-  throw new BerthError('invalid_argument', 'image_invalid', `the image has a layer of type ${layer.mediaType}, which cannot be unpacked here; build it with gzip layers`)
+  throw new BerthError('invalid_argument', 'image_invalid', `the image has a layer of type ${mediaType}, which cannot be unpacked here; build it with gzip layers`)
 }
 
 async function copyBlob (source: OciLayout, blob: Descriptor, layout: string): Promise<void> {

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { appendFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
-import { hostPlatform, OciLayout } from '../../../src/services/images/oci-layout.ts'
-import { indexType, LayoutWriter, manifestType } from './oci-fixture.ts'
+import { OciLayout } from '../../../src/services/images/oci-layout.ts'
+import { hostPlatform } from '../../../src/services/images/oci-manifest.ts'
+import { indexType, LayoutWriter, manifestType } from '../../support/layout-writer.ts'
 import { tempDir } from './temp-dir.ts'
 
 const notFound = { kind: 'invalid_argument', code: 'image_not_found' }
