@@ -324,7 +324,7 @@ async function reclaimAll (parts: {
   await images.reclaim()
   await cgroups.close()
   await rm(config.socketPath, { force: true })
-  for (const path of [places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.imageServerDir, places.layerMountsDir, places.initDir, places.runtimesDir, places.bootMarkerPath]) {
+  for (const path of [places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.imageServerDir, places.layerMountsDir, places.initDir, places.runtimesDir, places.bootMarkerPath, places.imageServerLogPath]) {
     await rm(path, { recursive: true, force: true })
   }
 }

@@ -27,7 +27,7 @@ export interface OpenLayersOptions {
 export async function openLayers (options: OpenLayersOptions): Promise<LayeredImages | undefined> {
   const { mode, layersDir, mountsDir, settings, logger } = options
   if (mode === 'unpack') return undefined
-  const erofs = await probeErofs(options.serverDir)
+  const erofs = await probeErofs(layersDir)
   if (!erofs.ok) {
     logger.warn({ reason: erofs.why }, 'images are unpacked: this host cannot mount layers')
     return undefined

@@ -36,6 +36,7 @@ const startTimeoutMs = 20_000
 // A server that its keeper starts again is back in well under a second, on a loaded host in a few.
 const returnTimeoutMs = 30_000
 const retryPauseMs = 100
+const handOverMs = 1000
 
 /**
  * The daemon's image server: started when the first layer is needed, found again by the next daemon, replaced when it is lost.
@@ -112,7 +113,7 @@ export class ImageServerSupervisor {
       } catch (error) {
         if (!(error instanceof ImageServerGoneError)) throw error
         if (this.#isClosed || Date.now() > giveUpAt) throw unavailable(error)
-        if (!isAlive(attached.keeper)) this.#lose(attached)
+        if (await this.#isLost(attached)) this.#lose(attached)
         await delay(retryPauseMs, undefined, { signal })
       }
     }
@@ -153,15 +154,15 @@ export class ImageServerSupervisor {
 
   /** Passes events on for as long as this server is ours, over its restarts. */
   async #follow (attached: Attached): Promise<void> {
-    const { client, keeper, following } = attached
+    const { client, following } = attached
     let after = 0
-    let startNumber = 0
+    let pid = 0
     while (!following.signal.aborted) {
       try {
         const status = await client.status()
-        if (status.startNumber !== startNumber) after = 0
-        if (startNumber !== 0 && status.startNumber !== startNumber) this.#options.logger.warn({ pid: status.pid }, 'the image server was restarted by its keeper')
-        startNumber = status.startNumber
+        if (status.pid !== pid) after = 0
+        if (pid !== 0 && status.pid !== pid) this.#options.logger.warn({ pid: status.pid }, 'the image server was restarted by its keeper')
+        pid = status.pid
         for await (const event of client.events(after, following.signal)) {
           after = event.seq
           this.#options.onEvent(event)
@@ -170,12 +171,18 @@ export class ImageServerSupervisor {
         if (following.signal.aborted) return
         if (!(error instanceof ImageServerGoneError)) this.#options.logger.error({ err: error }, 'events of the image server could not be read')
       }
-      if (!isAlive(keeper) && !await client.status().then(() => true, () => false)) {
-        this.#lose(attached)
-        return
-      }
+      if (await this.#isLost(attached)) return this.#lose(attached)
       await delay(retryPauseMs)
     }
+  }
+
+  /** Whether neither server nor keeper is left. A server that lost its keeper starts another one, and is gone for a moment after it. */
+  async #isLost (attached: Attached): Promise<boolean> {
+    const isThere = async () => {
+      attached.keeper = await findImageKeeper(this.#dirOf(attached.generation)) ?? attached.keeper
+      return isAlive(attached.keeper) || await attached.client.status().then(() => true, () => false)
+    }
+    return !await pollUntil(isThere, handOverMs)
   }
 
   #lose (attached: Attached): void {
