@@ -14,6 +14,7 @@ import type { LayerDirectory, LayerFacts, LayerFiles } from './layer-directory.t
 import { LayerNeedsUnpackError } from './layer-needs-unpack-error.ts'
 import { checkSpans, encodeSpanTable, type Span, type SpanTable } from './span-table.ts'
 import { TarScan, type TarScanResult } from './tar-scan.ts'
+import { notZstd, splitZstdFrames } from './zstd-frames.ts'
 
 export interface BuildLayerOptions {
   layer: LayerDescriptor
@@ -101,14 +102,12 @@ async function writeTar (options: BuildLayerOptions, compression: Compression, t
   const { layer, openBlob, onProgress, signal, limits: { maxTarBytes } = defaultLayerLimits } = options
   const input = readBlob({ layer, openBlob, signal, onBytes: fetchedBytes => onProgress?.({ fetchedBytes }) })
   if (compression === 'gzip') return indexGzip({ input, tarPath, indexPath, spanMiB, maxTarBytes, signal })
-  const decoders = compression === 'zstd' ? [createZstdDecompress()] : []
+  const isZstd = compression === 'zstd'
   const bounded = await boundedStream(maxTarBytes, dirname(tarPath))
   try {
-    await pipeline([Readable.from(input, { objectMode: false }), ...decoders, bounded, createWriteStream(tarPath, { flags: 'wx', mode: 0o600, highWaterMark: 1024 ** 2 })], { signal })
+    await pipeline([Readable.from(isZstd ? splitZstdFrames(input) : input), ...isZstd ? [createZstdDecompress({ chunkSize: 1024 ** 2 })] : [], bounded, createWriteStream(tarPath, { flags: 'wx', mode: 0o600, highWaterMark: 1024 ** 2 })], { signal })
   } catch (error) {
-    if (/^ZSTD_|^Z_|^ERR_ZLIB|^ERR_.*ZSTD/.test((error as NodeJS.ErrnoException).code ?? '')) {
-      throw new BerthError('invalid_argument', 'image_invalid', 'a layer of the image is not a whole zstd stream; push the image again', { cause: error })
-    }
+    if (/^(?:ZSTD_|Z_|ERR_ZLIB|ERR_ZSTD)/.test((error as NodeJS.ErrnoException).code ?? '')) throw notZstd(error)
     throw error
   }
 }
