@@ -2,11 +2,13 @@ import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { gzipSync } from 'node:zlib'
+import { gzipSync, zstdCompressSync } from 'node:zlib'
 import { hostPlatform, type Descriptor } from '../../src/services/images/oci-manifest.ts'
 
 export const manifestType = 'application/vnd.oci.image.manifest.v1+json'
 export const indexType = 'application/vnd.oci.image.index.v1+json'
+
+export type LayerCompression = 'gzip' | 'zstd' | 'none'
 
 interface ImageParts {
   /** Uncompressed tar archives, the lowest first. */
@@ -14,8 +16,17 @@ interface ImageParts {
   config?: Record<string, unknown>
   platform?: string
   layerType?: string
+  /** gzip if not given. */
+  compression?: LayerCompression
   /** In place of the layers' true ones. */
   diffIds?: string[]
+}
+
+const layerType = 'application/vnd.oci.image.layer.v1.tar'
+const compressions: Record<LayerCompression, { compress: (tar: Buffer) => Buffer, type: string }> = {
+  gzip: { compress: tar => gzipSync(tar), type: `${layerType}+gzip` },
+  zstd: { compress: tar => zstdCompressSync(tar), type: `${layerType}+zstd` },
+  none: { compress: tar => tar, type: layerType },
 }
 
 /** Writes OCI image layouts as a client might bring them. */
@@ -42,7 +53,8 @@ export class LayoutWriter {
   image (parts: ImageParts = {}): Descriptor & { layers: Descriptor[] } {
     const [os, architecture] = (parts.platform ?? hostPlatform).split('/')
     const tars = parts.layers ?? []
-    const layers = tars.map(tar => this.blob(gzipSync(tar), parts.layerType ?? 'application/vnd.oci.image.layer.v1.tar+gzip'))
+    const { compress, type } = compressions[parts.compression ?? 'gzip']
+    const layers = tars.map(tar => this.blob(compress(tar), parts.layerType ?? type))
     const config = this.blob({
       os,
       architecture,
