@@ -4,12 +4,14 @@
  * SETTINGS is a ServerSettings as JSON, DIR the generation's own directory (control socket, FUSE mount), START-NUMBER counts the servers
  * under this keeper. File descriptor 3 is /dev/fuse, 4 memory that outlives this process.
  */
-import { mkdir } from 'node:fs/promises'
+import { mkdir, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { pino, destination } from 'pino'
 import { FuseFileServer } from './host/fuse-file-server.ts'
 import { mountFuse, raiseReadAhead } from './host/fuse-mount.ts'
-import { connectionGoneExitCode } from './host/image-keeper.ts'
+import { connectionGoneExitCode, startImageKeeper } from './host/image-keeper.ts'
+import { LayerIndexes } from './services/images/indexes/layer-indexes.ts'
 import { LayerDirectory } from './services/images/layers/layer-directory.ts'
 import { ControlServer } from './services/images/server/control-server.ts'
 import { registryFromJson, type ServerSettings } from './services/images/server/control-protocol.ts'
@@ -22,6 +24,7 @@ const fuseFd = 3
 const memoryFd = 4
 // One request of the kernel covers a megabyte: fewer round trips for a stream.
 const readAheadKib = 1024
+const parentPollMs = 500
 
 const [settingsText = '', dir = '', startText = ''] = process.argv.slice(2)
 const memory = new KeptMemory({ fd: memoryFd })
@@ -35,7 +38,9 @@ const blobsDir = join(dir, 'blobs')
 const events = new ServerEvents()
 const sources = new LayerSources({ settings: registryFromJson(settings.registry), logger })
 const fuse: FuseFileServer | undefined = settings.isLazy ? new FuseFileServer({ fd: fuseFd, onMissing: (name, start, end) => layers.fetchMissing(name, start, end), logger }) : undefined
-const layers = new LayerService({
+const indexes = new LayerIndexes({ dir: join(settings.layersDir, '../indexes'), logger })
+const layers: LayerService = new LayerService({
+  indexes,
   directory: new LayerDirectory({ dir: settings.layersDir }),
   sources,
   events,
@@ -45,6 +50,7 @@ const layers = new LayerService({
   ...(fuse ? { fuse: { server: fuse, dir: blobsDir } } : {}),
   onLearnt: () => memory.write({ settings, credentials: layers.credentials() }),
 })
+await indexes.open()
 await layers.open()
 layers.restoreCredentials(kept?.credentials ?? {})
 
@@ -78,8 +84,39 @@ logger.info({ startNumber, layers: layers.layers().length, isLazy: fuse !== unde
 
 process.on('SIGTERM', () => {
   control.close()
-  void layers.close().finally(() => process.exit(0))
+  void layers.close().then(() => indexes.close()).finally(() => process.exit(0))
 })
+watchParent(handOver)
+
+/** The keeper is gone: without one the next death of a server would be the last. So another keeper is started on the same descriptors, with a server of its own. */
+async function handOver (): Promise<void> {
+  logger.error('the keeper of the image server is gone; another one takes over')
+  control.close()
+  await fuse?.close()
+  await layers.close()
+  await startImageKeeper({
+    keeperPath: fileURLToPath(new URL('../libexec/image-keeper', import.meta.url)),
+    dir,
+    command: [process.execPath, ...process.execArgv, fileURLToPath(import.meta.url), settingsText, dir],
+    logPath: await readlink('/proc/self/fd/2'),
+    inheritedFds: memory.isThere ? [fuseFd, memoryFd] : [fuseFd],
+  })
+  process.exit(0)
+}
+
+/** Calls back when the process that started this one has ended. */
+function watchParent (onGone: () => Promise<void>): void {
+  const parent = process.ppid
+  const timer = setInterval(() => {
+    if (process.ppid === parent) return
+    clearInterval(timer)
+    onGone().catch((error: unknown) => {
+      logger.fatal({ err: error }, 'no other keeper could be started')
+      process.exit(1)
+    })
+  }, parentPollMs).unref()
+}
+
 if (fuse) {
   const end = await fuse.ended.catch((error: unknown) => {
     logger.fatal({ err: error }, 'the FUSE mount is served no more')

@@ -20,6 +20,8 @@ export interface ImageKeeperOptions {
   command: readonly string[]
   /** Both output streams are appended; what earlier ones wrote moves to `<logPath>.1` when it has grown large. */
   logPath: string
+  /** Descriptors that become fd 3 and 4 of the keeper, where a server hands on what it was given. */
+  inheritedFds?: readonly number[]
 }
 
 const startTimeoutMs = 10_000
@@ -32,7 +34,7 @@ const maxLogBytes = 4 * 1024 * 1024
  *
  * @throws BerthError unavailable `image_server_unavailable` when it does not come up.
  */
-export async function startImageKeeper ({ keeperPath, dir, command, logPath }: ImageKeeperOptions): Promise<ProcessIdentity> {
+export async function startImageKeeper ({ keeperPath, dir, command, logPath, inheritedFds = [] }: ImageKeeperOptions): Promise<ProcessIdentity> {
   await rm(join(dir, 'keeper.pid'), { force: true })
   const logged = await stat(logPath).catch(() => undefined)
   if (logged && logged.size > maxLogBytes) await rename(logPath, `${logPath}.1`)
@@ -40,7 +42,7 @@ export async function startImageKeeper ({ keeperPath, dir, command, logPath }: I
   try {
     // Blocking calls of many kinds share libuv's pool, and some wait for each other.
     const env = { ...cleanEnv, UV_THREADPOOL_SIZE: '16' }
-    const program = startProgram(keeperPath, { argv: [keeperPath, dir, ...command], env, cwd: '/', stdio: [null, log.fd, log.fd], isSessionLeader: true })
+    const program = startProgram(keeperPath, { argv: [keeperPath, dir, ...command], env, cwd: '/', stdio: [null, log.fd, log.fd, ...inheritedFds], isSessionLeader: true })
     let hasEnded = false
     void program.ended.then(() => { hasEnded = true })
     await pollUntil(async () => hasEnded || await readPidFile(join(dir, 'keeper.pid')) !== undefined, startTimeoutMs)

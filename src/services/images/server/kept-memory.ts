@@ -1,4 +1,4 @@
-import { ftruncateSync, readFileSync, writeSync } from 'node:fs'
+import { ftruncateSync, readFileSync, readlinkSync, writeSync } from 'node:fs'
 import type { RegistryCredentials } from '../layers/image-layer.ts'
 import type { ServerSettings } from './control-protocol.ts'
 
@@ -17,8 +17,18 @@ export class KeptMemory {
     this.#fd = options.fd
   }
 
+  /** Whether the keeper gave one: where it has none, the descriptor is something else's. */
+  get isThere (): boolean {
+    try {
+      return readlinkSync(`/proc/self/fd/${this.#fd}`).includes('.berth-keeper-')
+    } catch {
+      return false
+    }
+  }
+
   /** undefined when nothing was left, or half of something. */
   read (): Legacy | undefined {
+    if (!this.isThere) return undefined
     try {
       // By path, which begins at its start wherever the descriptor stands.
       return JSON.parse(readFileSync(`/proc/self/fd/${this.#fd}`, 'utf8')) as Legacy
@@ -28,12 +38,10 @@ export class KeptMemory {
   }
 
   write (legacy: Legacy): void {
+    // Without it the next server asks with the credentials of the files alone.
+    if (!this.isThere) return
     const content = Buffer.from(JSON.stringify(legacy))
-    try {
-      ftruncateSync(this.#fd, 0)
-      writeSync(this.#fd, content, 0, content.length, 0)
-    } catch {
-      // Without it the next server asks with the credentials of the files alone.
-    }
+    ftruncateSync(this.#fd, 0)
+    writeSync(this.#fd, content, 0, content.length, 0)
   }
 }

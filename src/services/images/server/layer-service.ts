@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import { readFile } from 'node:fs/promises'
 import { Mutex, Semaphore } from 'async-mutex'
 import type { Logger } from 'pino'
 import { BerthError } from '../../../errors.ts'
@@ -7,8 +8,12 @@ import type { FuseFileServer } from '../../../host/fuse-file-server.ts'
 import { readJson, writeDurably } from '../../../lib/durable-file.ts'
 import type { LayerProgress } from '../layers/image-layer.ts'
 import { buildLayer } from '../layers/layer-builder.ts'
-import { LayerDirectory } from '../layers/layer-directory.ts'
+import type { LayerIndexes } from '../indexes/layer-indexes.ts'
+import type { LayerDirectory, LayerFacts } from '../layers/layer-directory.ts'
+import { attachIndex } from '../layers/layer-index.ts'
 import { LazyLayer } from '../layers/lazy-layer.ts'
+import { granuleBytes } from '../layers/span-presence.ts'
+import { BootProfiles } from './boot-profiles.ts'
 import type { BootRequest, PreparedLayer, PrepareRequest } from './control-protocol.ts'
 import { LayerFilling } from './layer-filling.ts'
 import type { LayerSources } from './layer-sources.ts'
@@ -22,6 +27,7 @@ export interface LayerServiceOptions {
   logger: Logger
   readTimeoutMs: number
   fillDelayMs: number
+  indexes: LayerIndexes
   /** Where incomplete layers are served from; absent where that is impossible. */
   fuse?: { server: Pick<FuseFileServer, 'add' | 'remove'>, dir: string }
   /** Told when what is known of a layer's sources has changed. */
@@ -41,10 +47,12 @@ export class LayerService {
   readonly #builds = new Semaphore(buildsAtOnce)
   readonly #building = new Map<string, AbortController>()
   readonly #filling: LayerFilling
+  readonly #boots: BootProfiles
 
   constructor (options: LayerServiceOptions) {
     this.#options = options
     this.#filling = new LayerFilling({ delayMs: options.fillDelayMs, logger: options.logger, next: () => this.#lazyLayers()[0] })
+    this.#boots = new BootProfiles({ indexes: options.indexes, logger: options.logger })
   }
 
   /** Finds the layers that are here, and serves them all: a mount of another server's time may need any of them. */
@@ -102,17 +110,20 @@ export class LayerService {
     }
   }
 
-  /** A sandbox is about to start: what is not needed by it waits. */
+  /** A sandbox is about to start: what its like have read is fetched ahead, or what it reads is recorded; what is not needed by it waits. */
   boot (request: BootRequest): void {
-    this.#options.logger.debug({ imageDigest: request.imageDigest }, 'a sandbox starts')
+    const lazy = request.digests.flatMap(digest => this.#layers.get(digest) ?? []).filter(layer => layer.lazy && !layer.isComplete)
+    if (lazy.length === 0) return
     this.#filling.schedule()
+    this.#boots.begin(request.imageDigest, lazy)
   }
 
   /** Fetches what a read of the FUSE mount misses. */
   async fetchMissing (name: string, startByte: number, endByte: number): Promise<void> {
     const lazy = this.#layers.get(`sha256:${name}`)?.lazy
     if (!lazy) throw new BerthError('not_found', 'layer_not_found', 'no such layer is served')
-    await lazy.ensure(startByte, endByte)
+    // A granule is there when every span that it touches is.
+    await lazy.ensure(Math.floor(startByte / granuleBytes) * granuleBytes, Math.ceil(endByte / granuleBytes) * granuleBytes)
   }
 
   /** What must be known of layers when this process is followed by another. */
@@ -130,6 +141,7 @@ export class LayerService {
   /** Stops filling, and saves how far lazy layers are. */
   async close (): Promise<void> {
     this.#filling.close()
+    this.#boots.close()
     await Promise.all([...this.#layers.values()].map(layer => layer.lazy?.close()))
   }
 
@@ -156,37 +168,53 @@ export class LayerService {
     await this.#build(served)
   }
 
-  /** Makes the layer lazy by an index that exists already. */
-  async #attach (_served: ServedLayer): Promise<boolean> {
-    return false
+  /** Makes the layer lazy by an index that was made before, here or by another host. Answers false where there is none that can be used. */
+  async #attach (served: ServedLayer): Promise<boolean> {
+    const { directory, fuse, indexes, logger } = this.#options
+    const { descriptor: layer, sources, credentials } = served
+    const found = fuse && await indexes.find(layer, { sources, credentials })
+    if (!found) return false
+    try {
+      const [meta, spans] = await Promise.all([readFile(found.metaPath), readFile(found.spansPath)])
+      await attachIndex({ layer, index: { meta, spans }, directory })
+      await this.#openLazy(served)
+    } catch (error) {
+      logger.warn({ err: error, layerDigest: layer.digest }, 'the index of a layer cannot be used; the layer is fetched whole')
+      return false
+    }
+    await this.#rememberSources(served)
+    this.#serve(served)
+    return true
   }
 
   async #build (served: ServedLayer): Promise<void> {
-    const { directory, sources } = this.#options
+    const { directory, sources, indexes } = this.#options
     const layer = served.descriptor
     const ending = new AbortController()
     this.#building.set(layer.digest, ending)
+    let facts: LayerFacts
     try {
-      await this.#builds.runExclusive(async () => {
+      facts = await this.#builds.runExclusive(async () => {
         ending.signal.throwIfAborted()
         served.streamedBytes = 0
         const reader = sources.reader(layer, served.sources, served.credentials)
-        const facts = await buildLayer({
+        return await buildLayer({
           layer,
           directory,
           openBlob: offset => reader.stream(offset, ending.signal),
           onProgress: ({ fetchedBytes }) => { served.streamedBytes = fetchedBytes; served.tell() },
           signal: ending.signal,
         })
-        served.tarBytes = facts.tarBytes
-        served.isComplete = true
       })
     } finally {
       served.streamedBytes = undefined
       this.#building.delete(layer.digest)
     }
+    served.tarBytes = facts.tarBytes
+    served.isComplete = true
     this.#options.events.append('completed', layer.digest)
     this.#serve(served)
+    if (facts.hasSpans) await indexes.add(layer, directory.files(layer.digest), served)
   }
 
   async #openLazy (served: ServedLayer): Promise<void> {

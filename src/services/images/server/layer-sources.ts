@@ -1,6 +1,5 @@
-import { createReadStream } from 'node:fs'
+import { constants, createReadStream } from 'node:fs'
 import { open } from 'node:fs/promises'
-import { constants } from 'node:fs'
 import type { Logger } from 'pino'
 import { BerthError } from '../../../errors.ts'
 import type { BlobSource, LayerDescriptor, RegistryCredentials } from '../layers/image-layer.ts'
