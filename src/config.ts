@@ -1,6 +1,7 @@
 /** One schema of settings: flags and BERTH_* variables in, one frozen Config out, every problem reported at once. */
 import { isAbsolute, join, resolve } from 'node:path'
 import { BerthError } from './errors.ts'
+import { parseIndexStore, problemOfIndexSettings } from './services/images/indexes/index-settings.ts'
 import { defaultRegistrySettings, parseInsecure, parseMirrors } from './services/images/registry/registry-settings.ts'
 
 export interface Config {
@@ -35,6 +36,12 @@ export interface Config {
   imageReadTimeoutMs: number
   /** How long after its last sandbox's start the rest of an incomplete image is fetched, in milliseconds. */
   imageFillDelayMs: number
+  /** Where indexes of layers are shared: `registry`, an `s3://` URL, or empty for nowhere. */
+  imageIndexStore: string
+  /** The key by which hosts believe each other's indexes; empty: none. */
+  imageIndexKeyFile: string
+  /** Credentials for an S3 store, in the format of AWS's shared credentials file; empty: none. */
+  imageIndexCredentialsFile: string
   /** Registry credentials in Docker's config.json format; it need not be there. */
   registryAuthFile: string
   /** Registry → places that are asked before it. */
@@ -82,6 +89,9 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   imageMaxUnusedMs: { variable: 'BERTH_IMAGE_MAX_UNUSED_MS', fallback: () => 0, parse: parseInteger(0, 10 * 365 * 24 * 3600 * 1000) },
   imageReadTimeoutMs: { variable: 'BERTH_IMAGE_READ_TIMEOUT_MS', fallback: () => 30_000, parse: parseInteger(1000, 600_000) },
   imageFillDelayMs: { variable: 'BERTH_IMAGE_FILL_DELAY_MS', fallback: () => 10_000, parse: parseInteger(0, 24 * 3600 * 1000) },
+  imageIndexStore: { variable: 'BERTH_IMAGE_INDEX_STORE', fallback: () => '', parse: checkedIndexStore },
+  imageIndexKeyFile: { variable: 'BERTH_IMAGE_INDEX_KEY_FILE', fallback: () => '', parse: text => resolve(text) },
+  imageIndexCredentialsFile: { variable: 'BERTH_IMAGE_INDEX_CREDENTIALS_FILE', fallback: () => '', parse: text => resolve(text) },
   registryAuthFile: { variable: 'BERTH_REGISTRY_AUTH_FILE', fallback: (_soFar, environment) => join(environment['HOME'] || '/root', '.docker/config.json'), parse: text => resolve(text) },
   registryMirrors: { variable: 'BERTH_REGISTRY_MIRRORS', fallback: () => defaultRegistrySettings.mirrors, parse: parseMirrors },
   insecureRegistries: { variable: 'BERTH_INSECURE_REGISTRIES', fallback: () => defaultRegistrySettings.insecure, parse: parseInsecure },
@@ -107,6 +117,12 @@ export function readConfig (flags: RawFlags, environment: Environment): Config {
     }
   }
   if (config['stateDir'] !== undefined && config['stateDir'] === config['runDir']) problems.push('--state-dir and --run-dir must be two directories: one stays over a reboot, one does not')
+  const indexProblem = problemOfIndexSettings({
+    store: String(config.imageIndexStore ?? ''),
+    keyFile: String(config.imageIndexKeyFile ?? ''),
+    credentialsFile: String(config.imageIndexCredentialsFile ?? ''),
+  })
+  if (indexProblem !== undefined) problems.push(indexProblem)
   if (problems.length > 0) throw new BerthError('invalid_argument', 'invalid_config', problems.join('\n'))
   return Object.freeze(config) as unknown as Config
 }
@@ -133,6 +149,11 @@ function parseListen (text: string): { host: string, port: number } {
   const host = match?.[1] ?? match?.[2]
   if (!host || port > 65_535) throw new Error('give HOST:PORT, for example 127.0.0.1:7070 or [::1]:7070; port 0 takes a free one')
   return { host, port }
+}
+
+function checkedIndexStore (text: string): string {
+  parseIndexStore(text)
+  return text
 }
 
 function parseBoolean (text: string): boolean {

@@ -11,6 +11,7 @@
  *     GET  /events      ?after=<seq>       → lines of ServerEvent, without end
  */
 import { BerthError, toBerthError, type ErrorKind } from '../../../errors.ts'
+import type { IndexSettings } from '../indexes/index-settings.ts'
 import type { RegistrySettings } from '../registry/registry-settings.ts'
 import type { BlobSource, LayerDescriptor, LayerProgress, PullMode, RegistryCredentials } from '../layers/image-layer.ts'
 
@@ -21,6 +22,8 @@ type RegistrySettingsJson = Omit<RegistrySettings, 'mirrors'> & { mirrors: Array
 export interface ServerSettings {
   layersDir: string
   registry: RegistrySettingsJson
+  /** Where indexes of layers are kept and shared; the server itself reads the files that they name. */
+  indexes?: IndexSettings
   /** Whether layers may be served while they are incomplete. */
   isLazy: boolean
   /** How long a read waits for content, in milliseconds. */
