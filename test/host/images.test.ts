@@ -111,7 +111,7 @@ test('layers are applied in order, with whiteouts, opaque directories, links, ow
   assert.equal(prepared.digest, image.digest)
   assert.deepEqual(prepared.config, { env: { X: '1' }, cmd: ['/bin/su'] })
   const [root] = prepared.lowerDirs as [string]
-  assert.equal(root, join(parts.imagesDir, 'oci', image.digest.slice('sha256:'.length), 'rootfs'))
+  assert.equal(root, join(parts.imagesDir, 'unpacked', image.digest.slice('sha256:'.length), 'rootfs'))
   assert.deepEqual(readdirSync(root).sort(), ['bin', 'dev', 'etc', 'opaque'])
   assert.deepEqual(readdirSync(join(root, 'etc')).sort(), ['changed', 'hard', 'kept', 'soft'])
   assert.deepEqual(readdirSync(join(root, 'opaque')), ['young'])
@@ -178,7 +178,8 @@ test('layers that are not what their image promises are refused', async t => {
     'another diff id': () => parts.writer.image({ layers: [tar], diffIds: [`sha256:${'0'.repeat(64)}`] }),
     'no archive': () => parts.writer.image({ layers: [Buffer.alloc(2048, 'x')] }),
     'cut short': () => parts.writer.image({ layers: [layerOf(parts, 'cut', 'head -c 20000 /dev/zero > x', ['x']).subarray(0, 8000)] }),
-    'unknown layer type': () => parts.writer.image({ layers: [tar], layerType: 'application/vnd.oci.image.layer.v1.tar+zstd' }),
+    'unknown layer type': () => parts.writer.image({ layers: [tar], layerType: 'application/vnd.oci.image.layer.v1.tar+xz' }),
+    'gzip that is called zstd': () => parts.writer.image({ layers: [tar], layerType: 'application/vnd.oci.image.layer.v1.tar+zstd' }),
     'changed blob': () => {
       const image = parts.writer.image({ layers: [layerOf(parts, 'y', 'echo y > y')] })
       const path = parts.writer.blobPath(image.layers[0]!.digest)

@@ -5,11 +5,18 @@ import { parseRegistryReference, type RegistryReference } from './registry/regis
 export type ImageReference =
   | { kind: 'base' }
   | { kind: 'dir', path: string }
-  | { kind: 'oci', path: string, tag?: string }
+  | LocalImageReference
   | { kind: 'registry', reference: RegistryReference }
 
+/** An image in a layout or an archive on this host. */
+export interface LocalImageReference {
+  kind: 'oci' | 'oci-archive' | 'docker-archive'
+  path: string
+  tag?: string
+}
+
 /** What a client may write, as errors say it. */
-const usableReferences = '[host[:port]/]name[:tag][@sha256:…] in a registry, berth/base, dir:<absolute path of a root file system> or oci:<absolute path of an OCI layout>[:tag]'
+const usableReferences = '[host[:port]/]name[:tag][@sha256:…] in a registry, berth/base, dir:<absolute path of a root file system>, oci:<absolute path of an OCI layout>[:tag], oci-archive:<absolute path of a tar>[:tag] or docker-archive:<absolute path of a tar>[:name:tag]'
 
 interface ReferenceForm {
   /** Whether this row is the one that reads the reference; the first such row wins. */
@@ -24,8 +31,9 @@ const tagPattern = /^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}$/
 const forms: readonly ReferenceForm[] = [
   { matches: text => text === 'berth/base', parse: () => ({ kind: 'base' }) },
   { matches: text => text.startsWith('dir:'), parse: text => ({ kind: 'dir', path: absolutePath(text, text.slice('dir:'.length)) }) },
-  { matches: text => text.startsWith('oci:'), parse: parseOci },
-  { matches: text => /^(?:oci-archive|docker-archive|docker-daemon|containers-storage):./.test(text), parse: unsupported },
+  { matches: text => /^(?:oci|oci-archive|docker-archive):/.test(text), parse: parseLocal },
+  { matches: text => /^(?:docker-daemon|containers-storage):./.test(text), parse: unsupported },
+  { matches: text => /^[./]/.test(text), parse: text => { throw invalid(`${text} is not an image reference; write ${usableReferences}`) } },
   { matches: () => true, parse: text => ({ kind: 'registry', reference: parseRegistryReference(text) }) },
 ]
 
@@ -46,14 +54,15 @@ export function parseImageReference (text: string): ImageReference {
   return form.parse(text)
 }
 
-function parseOci (text: string): ImageReference {
-  const rest = text.slice('oci:'.length)
-  // The first colon ends the path, as in containers-transports(5): a layout's path cannot hold one.
+function parseLocal (text: string): ImageReference {
+  const kind = text.slice(0, text.indexOf(':')) as LocalImageReference['kind']
+  const rest = text.slice(kind.length + 1)
+  // The first colon ends the path, as in containers-transports(5): it cannot hold one.
   const colon = rest.indexOf(':')
-  if (colon < 0) return { kind: 'oci', path: absolutePath(text, rest) }
+  if (colon < 0) return { kind, path: absolutePath(text, rest) }
   const tag = rest.slice(colon + 1)
   if (!tagPattern.test(tag)) throw invalid(`${text}: the part behind the path's colon is not a tag`)
-  return { kind: 'oci', path: absolutePath(text, rest.slice(0, colon)), tag }
+  return { kind, path: absolutePath(text, rest.slice(0, colon)), tag }
 }
 
 function absolutePath (text: string, path: string): string {

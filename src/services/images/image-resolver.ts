@@ -5,9 +5,9 @@ import type { ImageConfig } from './image-config.ts'
 import type { ImageReference } from './image-reference.ts'
 import type { ImageContent } from './image-store.ts'
 import type { RegistryCredentials } from './layers/image-layer.ts'
-import { resolveClientDirectory, type PathRules } from './local-path.ts'
+import { LocalImages } from './local-images.ts'
+import type { PathRules } from './local-path.ts'
 import { unpackOciImage } from './oci-image.ts'
-import { OciLayout } from './oci-layout.ts'
 import { RegistryClient } from './registry/registry-client.ts'
 import { RegistryConnections } from './registry/registry-connections.ts'
 import { resolveRegistryImage } from './registry/registry-image.ts'
@@ -32,6 +32,8 @@ export interface ResolverOptions {
   /** Where clients' paths may point. */
   rules: PathRules
   registry: RegistrySettings
+  /** For what passes; cleared by the next daemon. */
+  tempDir: string
   /** Whether images of layers are mounted as such; else they are unpacked. */
   usesLayers: boolean
   logger: Logger
@@ -42,10 +44,12 @@ export class ImageResolver {
   readonly #options: ResolverOptions
   readonly #base: BaseImage
   readonly #connections: RegistryConnections
+  readonly #local: LocalImages
 
   constructor (options: ResolverOptions) {
     this.#options = options
     this.#connections = new RegistryConnections({ settings: options.registry, logger: options.logger })
+    this.#local = new LocalImages({ rules: options.rules, tempDir: options.tempDir })
     this.#base = new BaseImage({ busyboxPath: options.busyboxPath })
   }
 
@@ -59,10 +63,11 @@ export class ImageResolver {
       }
       case 'dir':
         return { inPlace: { dir: await locateDirImage(reference.path, rules), config: { env: {} } } }
-      case 'oci': {
-        const layout = new OciLayout({ dir: await resolveClientDirectory(reference.path, rules), name: reference.path })
-        const image = await layout.resolve(reference.tag)
-        return { stored: { digest: image.digest, content: { kind: 'unpacked' }, config: image.config, build: dir => unpackOciImage(layout, image, dir) } }
+      case 'oci':
+      case 'oci-archive':
+      case 'docker-archive': {
+        const { source, image } = await this.#local.resolve(reference)
+        return { stored: { digest: image.digest, content: { kind: 'unpacked' }, config: image.config, build: dir => unpackOciImage(source, image, dir) } }
       }
       case 'registry':
         return { stored: await this.#resolveRegistry(reference.reference, options) }

@@ -16,16 +16,27 @@ export interface PathRules {
  * only the path as given, and nothing is said about what exists where clients may not look.
  */
 export async function resolveClientDirectory (path: string, rules: PathRules): Promise<string> {
+  return resolveClientPath(path, rules, 'directory')
+}
+
+/** The same for a regular file. */
+export async function resolveClientFile (path: string, rules: PathRules): Promise<string> {
+  return resolveClientPath(path, rules, 'file')
+}
+
+async function resolveClientPath (path: string, rules: PathRules, type: 'directory' | 'file'): Promise<string> {
   const roots = [...rules.roots, ...await Promise.all(rules.roots.map(realpathOrSame))]
   if (!isBelowAny(normalize(path), roots)) throw notAllowed(path)
   let real: string
   try {
     real = await realpath(path)
   } catch (error) {
-    throw missing(path, 'there is no such directory', error)
+    throw missing(path, `there is no such ${type}`, error)
   }
   if (!isBelowAny(real, roots)) throw notAllowed(path)
-  if (!(await stat(real)).isDirectory()) throw missing(path, 'it is not a directory')
+  const stats = await stat(real)
+  if (type === 'directory' && !stats.isDirectory()) throw missing(path, 'it is not a directory')
+  if (type === 'file' && !stats.isFile()) throw missing(path, 'it is not a regular file')
   const own = await Promise.all(rules.privateDirs.map(realpathOrSame))
   if (own.some(dir => isBelow(real, dir) || isBelow(dir, real))) throw notAllowed(path)
   return real
@@ -58,5 +69,5 @@ function notAllowed (path: string): BerthError {
 }
 
 function missing (path: string, why: string, cause?: unknown): BerthError {
-  return new BerthError('invalid_argument', 'image_not_found', `the image directory ${path} cannot be used: ${why}`, { cause })
+  return new BerthError('invalid_argument', 'image_not_found', `the image ${path} cannot be used: ${why}`, { cause })
 }

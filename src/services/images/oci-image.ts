@@ -1,44 +1,44 @@
 import { createHash } from 'node:crypto'
-import { mkdir, open, rm, writeFile } from 'node:fs/promises'
+import { access, mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BerthError } from '../../errors.ts'
 import { refuseDevices, unpackImage } from '../../host/umoci.ts'
-import type { OciLayout } from './oci-layout.ts'
+import { decompressZstd, ZstdError } from '../../lib/zstd.ts'
+import { writeWithinDisk } from './disk-writer.ts'
+import { corruptBlob, invalidImage, sha256, type ImageBlobs } from './image-source.ts'
+import type { LayerDescriptor } from './layers/image-layer.ts'
 import type { Descriptor, ResolvedManifest } from './oci-manifest.ts'
 
 const ociManifest = 'application/vnd.oci.image.manifest.v1+json'
 const ociConfig = 'application/vnd.oci.image.config.v1+json'
 const ociTar = 'application/vnd.oci.image.layer.v1.tar'
 
-/** Layers that can be unpacked, with the OCI name for the same format: Docker's differ in name only. */
+/** Layers that umoci takes, with the OCI name for the same format: Docker's differ in name only. */
 const layerTypes: Readonly<Record<string, string>> = {
   [ociTar]: ociTar,
   [`${ociTar}+gzip`]: `${ociTar}+gzip`,
   'application/vnd.docker.image.rootfs.diff.tar': ociTar,
   'application/vnd.docker.image.rootfs.diff.tar.gzip': `${ociTar}+gzip`,
 }
+/** Layers that umoci gets as plain tar. */
+const zstdTypes = new Set([`${ociTar}+zstd`, 'application/vnd.docker.image.rootfs.diff.tar.zstd'])
 
-const copyChunkBytes = 1024 ** 2
 const tag = 'image'
 
 /**
- * Unpacks an image of a client's layout into `<dir>/rootfs`.
+ * Unpacks an image into `<dir>/rootfs`.
  *
  * Every blob is copied into a layout of ours while its digest is checked, so what is unpacked is what was checked,
- * whatever happens to the client's files meanwhile. `<dir>` holds only `rootfs` afterwards.
+ * whatever happens to its source meanwhile. `<dir>` holds only `rootfs` afterwards.
  *
- * @throws BerthError invalid_argument `image_invalid`, and as unpackImage.
+ * @throws BerthError invalid_argument `image_invalid`, exhausted `disk_full`, as unpackImage, and what the source throws.
  */
-export async function unpackOciImage (source: OciLayout, image: ResolvedManifest, dir: string): Promise<void> {
-  const layers = image.layers.map(({ digest, mediaType, sizeBytes }) => ({ mediaType: usableLayerType(mediaType), digest, size: sizeBytes }))
+export async function unpackOciImage (source: ImageBlobs, image: ResolvedManifest, dir: string): Promise<void> {
   const layout = join(dir, 'layout')
   await mkdir(join(layout, 'blobs', 'sha256'), { recursive: true, mode: 0o700 })
-  // A layer may stand in a manifest more than once.
-  const blobs = new Map([image.configDescriptor, ...layers].map(blob => [blob.digest, blob]))
-  for (const blob of blobs.values()) await copyBlob(source, blob, layout)
-
+  const layers = await copyBlobs(source, image, layout)
   const manifest = JSON.stringify({ schemaVersion: 2, mediaType: ociManifest, config: { ...image.configDescriptor, mediaType: ociConfig }, layers })
-  const digest = `sha256:${createHash('sha256').update(manifest).digest('hex')}`
+  const digest = sha256(manifest)
   await writeFile(blobFile(layout, digest), manifest)
   await writeFile(join(layout, 'oci-layout'), JSON.stringify({ imageLayoutVersion: '1.0.0' }))
   await writeFile(join(layout, 'index.json'), JSON.stringify({
@@ -52,35 +52,74 @@ export async function unpackOciImage (source: OciLayout, image: ResolvedManifest
   await rm(layout, { recursive: true })
 }
 
-function usableLayerType (mediaType: string): string {
-  const type = layerTypes[mediaType]
-  if (type !== undefined) return type
-  throw new BerthError('invalid_argument', 'image_invalid', `the image has a layer of type ${mediaType}, which cannot be unpacked here; build it with gzip layers`)
+/** Copies configuration and layers; answers the layers as they lie in our layout. */
+async function copyBlobs (source: ImageBlobs, image: ResolvedManifest, layout: string): Promise<Descriptor[]> {
+  await using held = source.hold?.()
+  void held
+  await copyBlob(source, image.configDescriptor, layout)
+  // A layer may stand in a manifest more than once.
+  const copied = new Map<string, Descriptor>()
+  for (const layer of image.layers) {
+    const key = `${layer.digest} ${layer.mediaType} ${layer.diffId}`
+    if (!copied.has(key)) copied.set(key, await copyLayer(source, layer, layout))
+  }
+  return image.layers.map(layer => copied.get(`${layer.digest} ${layer.mediaType} ${layer.diffId}`) as Descriptor)
 }
 
-async function copyBlob (source: OciLayout, blob: Descriptor, layout: string): Promise<void> {
-  const from = await source.openBlob(blob)
-  try {
-    const to = await open(blobFile(layout, blob.digest), 'wx', 0o600)
-    try {
-      const hash = createHash('sha256')
-      const buffer = Buffer.allocUnsafe(copyChunkBytes)
-      // Bounded by the descriptor: a file that grows while it is copied does not fill the disk.
-      for (let left = blob.size; left > 0;) {
-        const { bytesRead } = await from.read(buffer, 0, Math.min(left, buffer.length))
-        if (bytesRead === 0) break
-        const chunk = buffer.subarray(0, bytesRead)
-        hash.update(chunk)
-        await to.writeFile(chunk)
-        left -= bytesRead
-      }
-      if (`sha256:${hash.digest('hex')}` !== blob.digest) throw source.corruptBlob(blob)
-    } finally {
-      await to.close()
+async function copyLayer (source: ImageBlobs, layer: LayerDescriptor, layout: string): Promise<Descriptor> {
+  const blob = { mediaType: layer.mediaType, digest: layer.digest, size: layer.sizeBytes }
+  if (zstdTypes.has(layer.mediaType)) return { mediaType: ociTar, ...await decompressLayer(source, blob, layer.diffId, layout) }
+  const mediaType = layerTypes[layer.mediaType]
+  if (mediaType === undefined) throw new BerthError('invalid_argument', 'image_invalid', `the image has a layer of type ${layer.mediaType}, which cannot be unpacked here; build it with gzip layers`)
+  await copyBlob(source, blob, layout)
+  return { ...blob, mediaType }
+}
+
+async function copyBlob (source: ImageBlobs, blob: Descriptor, layout: string): Promise<void> {
+  const path = blobFile(layout, blob.digest)
+  // Whatever has this digest as its name has it as its content.
+  if (await exists(path)) return
+  await writeWithinDisk(path, verified(source, blob))
+}
+
+/** Writes the tar of a zstd layer under its diff id. */
+async function decompressLayer (source: ImageBlobs, blob: Descriptor, diffId: string, layout: string): Promise<{ digest: string, size: number }> {
+  const hash = createHash('sha256')
+  let size = 0
+  async function * measured (chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    for await (const chunk of chunks) {
+      hash.update(chunk)
+      size += chunk.length
+      yield chunk
     }
-  } finally {
-    await from.close()
   }
+  const writing = join(layout, 'layer')
+  try {
+    await writeWithinDisk(writing, measured(decompressZstd(verified(source, blob))))
+  } catch (error) {
+    throw error instanceof ZstdError ? invalidImage(source.name, `the zstd compression of layer ${blob.digest} is damaged`, error) : error
+  }
+  if (`sha256:${hash.digest('hex')}` !== diffId) throw invalidImage(source.name, `layer ${blob.digest} does not have the content that its configuration promises`)
+  await rename(writing, blobFile(layout, diffId))
+  return { digest: diffId, size }
+}
+
+/** The bytes of a blob, no more than its descriptor says; an error at their end when they do not have its digest. */
+async function * verified (source: ImageBlobs, blob: Descriptor): AsyncGenerator<Buffer, void, undefined> {
+  const hash = createHash('sha256')
+  let done = 0
+  for await (const chunk of source.openBlob(blob)) {
+    done += chunk.length
+    // A file that grows while it is copied does not fill the disk.
+    if (done > blob.size) throw corruptBlob(source.name, blob.digest)
+    hash.update(chunk)
+    yield chunk
+  }
+  if (`sha256:${hash.digest('hex')}` !== blob.digest) throw corruptBlob(source.name, blob.digest)
+}
+
+async function exists (path: string): Promise<boolean> {
+  return await access(path).then(() => true, () => false)
 }
 
 function blobFile (layout: string, digest: string): string {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { appendFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
+import { DirectoryFiles } from '../../../src/services/images/image-files.ts'
 import { OciLayout } from '../../../src/services/images/oci-layout.ts'
 import { hostPlatform } from '../../../src/services/images/oci-manifest.ts'
 import { indexType, LayoutWriter, manifestType } from '../../support/layout-writer.ts'
@@ -13,7 +14,7 @@ const otherPlatform = hostPlatform === 'linux/amd64' ? 'linux/arm64' : 'linux/am
 
 function build (t: TestContext) {
   const writer = new LayoutWriter(join(tempDir(t), 'layout'))
-  return { writer, layout: new OciLayout({ dir: writer.dir, name: '/given' }) }
+  return { writer, layout: new OciLayout({ files: new DirectoryFiles(writer.dir), name: '/given', transport: 'oci' }) }
 }
 
 test('the only image needs no tag, and its configuration is read', async t => {
