@@ -274,7 +274,7 @@ export class FaultyProxy {
         const piece = chunk.subarray(at, Math.min(at + pieceBytes, chunk.length, at + limit - seen.bodyBytes))
         await this.#pace(piece.length)
         seen.bodyBytes += piece.length
-        if (piece.length > 0 && !answer.write(piece)) await Promise.race([once(answer, 'drain'), once(answer, 'close')])
+        if (piece.length > 0 && !answer.write(piece)) await drained(answer)
         if (answer.destroyed) return
         if (seen.bodyBytes < limit) continue
         if (stallAfterBytes === undefined) answer.destroy()
@@ -299,4 +299,16 @@ export class FaultyProxy {
     // Timers are no finer than a millisecond or two.
     if (this.#busyUntil - now > 3) await sleep(this.#busyUntil - now)
   }
+}
+
+/** Waits until more can be written, or nothing any more. */
+function drained (answer: ServerResponse): Promise<void> {
+  return new Promise(resolve => {
+    const done = () => {
+      answer.off('drain', done).off('close', done)
+      resolve()
+    }
+    if (answer.destroyed) resolve()
+    else answer.on('drain', done).on('close', done)
+  })
 }

@@ -88,7 +88,7 @@ export class RegistryConnections {
       signal?.throwIfAborted()
       const agent = await this.#agent(!this.insecureHosts.includes(url), request.mayBeLoopback)
       const { stallTimeoutMs } = this.settings
-      return await agent.request({
+      const answer = await agent.request({
         origin: url.origin,
         path: `${url.pathname}${url.search}`,
         method: request.method,
@@ -99,6 +99,9 @@ export class RegistryConnections {
         headersTimeout: stallTimeoutMs,
         bodyTimeout: stallTimeoutMs,
       })
+      // A body that is let go before anybody reads it fails, and that is to disturb nobody.
+      answer.body.on('error', () => undefined)
+      return answer
     } catch (error) {
       signal?.throwIfAborted()
       // The next one finds out whether it speaks TLS since.
