@@ -89,6 +89,7 @@ export class ImageManager {
       busyboxPath,
       rules: { roots: options.dirRoots ?? ['/'], privateDirs: [imagesDir, ...options.privateDirs ?? []] },
       registry: options.registry ?? defaultRegistrySettings,
+      tempDir: join(imagesDir, 'tmp'),
       usesLayers: layers !== undefined,
       logger,
     })
