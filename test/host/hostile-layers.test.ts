@@ -29,7 +29,7 @@ const refused: readonly Refusal[] = [
   ['a path through a deep symbolic link of its own', tar(entry({ name: 'a/link', type: '2', linkName: '../../..' }), entry({ name: 'a/link/x/y' }, 'x')), /symbolic link/],
   ['a path through a hard link to a symbolic link', tar(entry({ name: 's', type: '2', linkName: '/tmp' }), entry({ name: 'h', type: '1', linkName: 's' }), entry({ name: 'h/x' }, 'x')), /symbolic link/],
   ['a directory over a path that was a symbolic link', tar(directory('a'), entry({ name: 'a/s', type: '2', linkName: '/tmp' }), directory('a/s/x')), /symbolic link/],
-  ['an opaque mark through a symbolic link', tar(entry({ name: 's', type: '2', linkName: '/tmp' }), entry({ name: 's/.wh..wh.opq' })), /symbolic link/],
+  ['an opaque mark through a symbolic link', tar(entry({ name: 's', type: '2', linkName: '/tmp' }), entry({ name: 's/.wh..wh..opq' })), /symbolic link/],
   ['a path through a file', tar(file, entry({ name: 'file/x' }, 'x')), /not a directory/],
   ['a hard link to an absolute name', tar(entry({ name: 'h', type: '1', linkName: '/etc/shadow' })), /absolute/],
   ['a hard link that goes up', tar(entry({ name: 'h', type: '1', linkName: '../../etc/shadow' })), /goes up/],
@@ -121,7 +121,7 @@ const needUnpacking: ReadonlyArray<readonly [what: string, archive: Buffer]> = [
   ['a mode that says another type', tar(entry({ name: 'x', mode: 0o040755 }))],
   ['a number without an end', tar(entry({ name: 'x', mode: '00000644' }))],
   ['a file with a slash at its end', tar(entry({ name: 'x/' }))],
-  ['an opaque root', tar(entry({ name: '.wh..wh.opq' }))],
+  ['an opaque root', tar(entry({ name: '.wh..wh..opq' }))],
 ]
 
 for (const [what, archive] of needUnpacking) {

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
+import { unmount } from '../../src/host/mount.ts'
 import type { LayerDescriptor } from '../../src/services/images/layers/image-layer.ts'
 import { LayerDirectory } from '../../src/services/images/layers/layer-directory.ts'
 
@@ -40,11 +41,15 @@ export function digestOf (bytes: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`
 }
 
-/** A directory for layers, and one around it that goes with the test. */
-export async function layerDirectory (t: TestContext): Promise<{ directory: LayerDirectory, root: string }> {
+/** A directory for layers, and one around it that goes with the test, after what is mounted in it. */
+export async function layerDirectory (t: TestContext): Promise<{ directory: LayerDirectory, root: string, mounts: string[] }> {
   const root = mkdtempSync(join(tmpdir(), 'berth-layers-'))
-  t.after(() => rmSync(root, { recursive: true, force: true }))
+  const mounts: string[] = []
+  t.after(async () => {
+    for (const target of mounts.reverse()) await unmount(target)
+    rmSync(root, { recursive: true, force: true })
+  })
   const directory = new LayerDirectory({ dir: join(root, 'layers') })
   await directory.open()
-  return { directory, root }
+  return { directory, root, mounts }
 }

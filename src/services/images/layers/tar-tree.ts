@@ -11,7 +11,7 @@ const maxAllNamesBytes = 512 * 1024 ** 2
 
 // OCI image-spec, layer.md, "Whiteouts"; what else begins with two prefixes is aufs's own.
 const whiteoutPrefix = '.wh.'
-const opaqueName = '.wh..wh.opq'
+const opaqueName = '.wh..wh..opq'
 
 /** The names of one layer, entry by entry, as they would come to lie in a directory; every rule that a path can break is here. */
 export class TarTree {
