@@ -244,7 +244,14 @@ async function tokenRig (t: TestContext) {
     seen.push({ place, url: request.url ?? '', authorization: request.headers.authorization, body })
   }
   const cdn = await serve(t, (request, answer) => {
-    void note('cdn', request).then(() => answer.end(content))
+    const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '')
+    const [start, last] = [Number(range?.[1] ?? 0), Number(range?.[2] ?? 999)]
+    const isGone = request.url !== '/' + state.location.split('/').at(-1)
+    void note('cdn', request).then(() => {
+      if (isGone) return answer.writeHead(403).end()
+      if (range) answer.writeHead(206, { 'content-range': `bytes ${start}-${last}/1000` })
+      answer.end(content.subarray(start, last + 1))
+    })
   })
   state.location = `http://${cdn}/signed`
   const host = await serve(t, (request, answer) => {
@@ -301,6 +308,20 @@ test('a redirect to another host takes no credentials along', async t => {
   assert.deepEqual(rig.of('cdn').map(({ authorization }) => authorization), [undefined])
 })
 
+test('ranges of one blob ask the registry for the way once, and again when it has changed', async t => {
+  const rig = await tokenRig(t)
+  const client = clientOf(t, rig.host, 'a')
+  const whole = await readAll(client.streamBlob(rig.blob))
+  const asked = () => rig.of('registry').filter(({ url }) => url.includes('/blobs/')).length
+  const before = asked()
+  for (let at = 0; at < 1000; at += 100) assert.deepEqual(await client.fetchRange(rig.blob, at, at + 100), whole.subarray(at, at + 100))
+  assert.equal(asked() - before, 1)
+  rig.state.location = rig.state.location.replace('signed', 'other')
+  assert.deepEqual(await client.fetchRange(rig.blob, 5, 10), whole.subarray(5, 10))
+  assert.equal(asked() - before, 2)
+  assert.ok(rig.of('cdn').every(({ authorization }) => authorization === undefined))
+})
+
 test('redirects and token services that lead where nobody should go are refused', async t => {
   const rig = await tokenRig(t)
   for (const location of ['http://169.254.169.254/latest', 'http://[fe80::1]/x', 'file:///etc/passwd', 'http://u:p@127.0.0.1/x', '']) {
@@ -351,6 +372,7 @@ test('mirrors are asked first, and are passed over when they fail, lie or lack t
   await good.accept()
   good.set({ corrupts: true })
   const lied = behind(good.host)
+  assert.notDeepEqual(await lied.fetchRange(blob, 0, 10), await lied.fetchRange(blob, 0, 10, { skipMirrors: true }))
   await assert.rejects(readAll(lied.streamBlob(blob)), { ...invalid, message: /another digest/ })
   assert.equal(digestOf(await readAll(lied.streamBlob(blob))), blob.digest, 'the next try goes elsewhere')
 })

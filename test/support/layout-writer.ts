@@ -77,7 +77,7 @@ export class LayoutWriter {
 
 /** A tar archive of a directory, as the current user sees it, or of the named members in their order. */
 export function tarOf (dir: string, members: string[] = ['.']): Buffer {
-  return execFileSync('tar', ['--numeric-owner', '--format=pax', '-C', dir, '-cf', '-', ...members], { maxBuffer: 64 * 1024 ** 2 })
+  return execFileSync('tar', ['--numeric-owner', '--format=pax', '-C', dir, '-cf', '-', ...members], { maxBuffer: 1024 ** 3 })
 }
 
 export function sha256 (bytes: Buffer): string {

@@ -22,16 +22,19 @@ interface ReadOptions extends RetryLimits {
 
 // A connection that brings less within the stall timeout counts as stalled: bytes that drip keep no transfer alive.
 const minBytesPerStall = 4096
+// What a try must bring to count as progress: a server that cuts connections after every byte is not worth patience.
+const progressBytes = 64 * 1024
 
 /** Yields the bytes of a range, taking up again where a connection broke, stalled or answered an error that passes. */
 export async function * readBlob (endpoint: RegistryEndpoint, range: BlobRange, options: ReadOptions): AsyncGenerator<Buffer, void, undefined> {
   const retries = new RetryBudget(options)
   let position = range.start
   while (position < range.endExclusive) {
+    const begin = position
     try {
       for await (const chunk of readOnce(endpoint, { ...range, start: position }, options)) {
         position += chunk.length
-        retries.progressed()
+        if (position - begin >= progressBytes) retries.progressed()
         options.onProgress(position)
         yield chunk
       }

@@ -28,6 +28,12 @@ export interface FetchedManifest {
   body: Buffer
 }
 
+interface BlobOptions {
+  signal?: AbortSignal
+  /** Asks the registry itself alone: for who has found that what came from a mirror is wrong. */
+  skipMirrors?: boolean
+}
+
 interface BlobName {
   digest: string
   sizeBytes: number
@@ -89,12 +95,12 @@ export class RegistryClient {
    *
    * @throws BerthError as getManifest.
    */
-  async * streamBlob (blob: BlobName, options: { signal?: AbortSignal, offsetBytes?: number } = {}): AsyncGenerator<Buffer, void, undefined> {
+  async * streamBlob (blob: BlobName, options: BlobOptions & { offsetBytes?: number } = {}): AsyncGenerator<Buffer, void, undefined> {
     const start = options.offsetBytes ?? 0
     const hash = start === 0 ? createHash('sha256') : undefined
     const from = { endpoint: this.#registry }
     const range = { ...checkedBlob(blob), start, endExclusive: blob.sizeBytes }
-    for await (const chunk of this.#read(range, this.#linked(options.signal), triesOfRegistry, from)) {
+    for await (const chunk of this.#read(range, { ...options, tries: triesOfRegistry, from })) {
       hash?.update(chunk)
       yield chunk
     }
@@ -110,12 +116,12 @@ export class RegistryClient {
    *
    * @throws BerthError as getManifest.
    */
-  async fetchRange (blob: BlobName, startByte: number, endByteExclusive: number, options: { signal?: AbortSignal } = {}): Promise<Buffer> {
+  async fetchRange (blob: BlobName, startByte: number, endByteExclusive: number, options: BlobOptions = {}): Promise<Buffer> {
     if (startByte < 0 || endByteExclusive > blob.sizeBytes || startByte > endByteExclusive) throw new RangeError('the range lies outside the blob')
     const range = { ...checkedBlob(blob), start: startByte, endExclusive: endByteExclusive }
     const tries = options.signal === undefined ? triesOfRegistry : Infinity
     const chunks: Buffer[] = []
-    for await (const chunk of this.#read(range, this.#linked(options.signal), tries)) chunks.push(chunk)
+    for await (const chunk of this.#read(range, { ...options, tries })) chunks.push(chunk)
     return chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks, endByteExclusive - startByte)
   }
 
@@ -174,10 +180,12 @@ export class RegistryClient {
   }
 
   /** Yields a range from the first endpoint that has it, going on with the next where one gives up. */
-  async * #read (range: BlobRange, signal: AbortSignal, tries: number, from?: { endpoint: RegistryEndpoint }): AsyncGenerator<Buffer, void, undefined> {
+  async * #read (range: BlobRange, options: BlobOptions & { tries: number, from?: { endpoint: RegistryEndpoint } }): AsyncGenerator<Buffer, void, undefined> {
     const { stallTimeoutMs } = this.#options.settings
+    const { tries, from } = options
+    const signal = this.#linked(options.signal)
     let position = range.start
-    for (const endpoint of this.#endpoints()) {
+    for (const endpoint of options.skipMirrors === true ? [this.#registry] : this.#endpoints()) {
       if (from) from.endpoint = endpoint
       const maxTries = endpoint.isMirror ? triesOfMirror : tries
       const onProgress = (reached: number) => { position = reached }

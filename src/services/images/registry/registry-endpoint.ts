@@ -32,6 +32,9 @@ const maxRedirects = 5
 const maxErrorBytes = 64 * 1024
 const errorBodyMs = 5_000
 const maxRetryAfterMs = 30_000
+// Well below what storage signs its URLs for.
+const rememberTargetMs = 60_000
+const maxTargets = 256
 const redirects = new Set([301, 302, 303, 307, 308])
 
 /** One repository at one host: authenticates, follows redirects with care, makes errors of statuses. */
@@ -41,6 +44,8 @@ export class RegistryEndpoint {
   readonly #connections: RegistryConnections
   readonly #host: string
   readonly #auth: RegistryAuth
+  /** Where paths were redirected to a short while ago: who reads ranges of a blob asks the registry once. */
+  readonly #targets = new Map<string, { url: URL, until: number }>()
 
   constructor (options: EndpointOptions) {
     this.subject = options.subject
@@ -57,6 +62,8 @@ export class RegistryEndpoint {
    */
   async request (request: EndpointRequest): Promise<WireAnswer> {
     const { signal } = request
+    const known = await this.#askTarget(request)
+    if (known) return known
     const action = request.action ?? 'pull'
     const base = await rejectWhenAborted(this.#connections.baseUrl(this.subject, this.#host), signal)
     const url = request.path instanceof URL ? request.path : apiUrl(base, `${this.subject.repository}/${request.path}`)
@@ -84,12 +91,39 @@ export class RegistryEndpoint {
       if (!redirects.has(answer.statusCode) || (method !== 'GET' && method !== 'HEAD')) {
         // A 401 of a host that was never to get a password is no question to us.
         if (!isOwn && answer.statusCode === 401) throw await this.#storageRefused(answer)
+        if (!isOwn && isPart(answer)) this.#remember(request, url)
         return answer
       }
       await discardBody(answer)
       if (hops >= maxRedirects) throw invalidAnswer(this.subject, `it redirects more than ${maxRedirects} times`)
       url = this.locationOf(answer, url)
     }
+  }
+
+  /** The answer of the place that this path was redirected to, if it is known and still good for it. */
+  async #askTarget ({ method, path, headers = {}, signal }: EndpointRequest): Promise<WireAnswer | undefined> {
+    const target = method === 'GET' && typeof path === 'string' ? this.#targets.get(path) : undefined
+    if (target === undefined || typeof path !== 'string') return undefined
+    if (target.until > Date.now()) {
+      const mayBeLoopback = await rejectWhenAborted(this.#isNear(), signal)
+      const answer = await this.#connections.send(this.subject, { url: target.url, method, headers, mayBeLoopback, signal }).catch(() => undefined)
+      signal.throwIfAborted()
+      if (answer && isPart(answer)) return answer
+      if (answer) await discardBody(answer)
+    }
+    this.#targets.delete(path)
+    return undefined
+  }
+
+  async #isNear (): Promise<boolean> {
+    return this.#connections.insecureHosts.includes(await this.#connections.baseUrl(this.subject, this.#host))
+  }
+
+  #remember ({ method, path }: EndpointRequest, url: URL): void {
+    if (method !== 'GET' || typeof path !== 'string') return
+    const [oldest] = this.#targets.keys()
+    if (this.#targets.size >= maxTargets && oldest !== undefined) this.#targets.delete(oldest)
+    this.#targets.set(path, { url, until: Date.now() + rememberTargetMs })
   }
 
   /**
@@ -146,6 +180,11 @@ export class RegistryEndpoint {
       return undefined
     }
   }
+}
+
+/** Only ranges are asked for again and again. */
+function isPart (answer: WireAnswer): boolean {
+  return answer.statusCode === 206
 }
 
 function apiUrl (base: URL, path: string): URL {
