@@ -2,10 +2,13 @@
  * What a host needs to run Berth, as a table: for each thing why it is needed, how to see whether it is there and good
  * enough, and the command that mends it.
  */
-import { access, readFile } from 'node:fs/promises'
-import { release } from 'node:os'
+import { access, mkdtemp, readFile, rmdir } from 'node:fs/promises'
+import { release, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { toBerthError } from '../../errors.ts'
 import { runCommand } from '../../host/command.ts'
+import { probeErofs } from '../../host/erofs.ts'
+import { isFuseUsable } from '../../host/fuse-mount.ts'
 
 export type HostCheckStatus = 'ok' | 'missing' | 'too_old' | 'broken'
 
@@ -34,6 +37,10 @@ export interface HostView {
   /** The text of a file; undefined when it cannot be read. */
   read (path: string): Promise<string | undefined>
   exists (path: string): Promise<boolean>
+  /** Mounts a layer of an image, as a try. */
+  tryErofs (): Promise<{ ok: true } | { ok: false, why: string }>
+  /** Mounts a file system that a program serves, as a try. */
+  tryFuse (): Promise<boolean>
   kernelRelease: string
   nodeVersion: string
   uid: number
@@ -57,6 +64,11 @@ const thisHost: HostView = {
   async exists (path) {
     return await access(path).then(() => true, () => false)
   },
+  async tryErofs () {
+    const dir = await mkdtemp(join(tmpdir(), 'berth-doctor-'))
+    return await probeErofs(dir).finally(() => rmdir(dir))
+  },
+  tryFuse: isFuseUsable,
   kernelRelease: release(),
   nodeVersion: process.versions.node,
   uid: process.getuid?.() ?? -1,
@@ -175,11 +187,17 @@ async function probeOverlay (host: HostView): Promise<HostCheckResult> {
   return /\boverlay$/m.test(filesystems) ? ok() : missing('the kernel has no overlay file system (its module may not be loaded)')
 }
 
-async function probeErofs (host: HostView): Promise<HostCheckResult> {
+async function probeLayerMount (host: HostView): Promise<HostCheckResult> {
   if (!isAtLeast(parseVersion(host.kernelRelease) ?? [], minimumErofsKernel)) return tooOld(host.kernelRelease, `a kernel of ${minimumErofsKernel.join('.')} or later is needed`)
-  if (/\berofs$/m.test(await host.read('/proc/filesystems') ?? '')) return ok()
-  const loadable = await host.run('modprobe', ['--dry-run', 'erofs'])
-  return loadable?.exitCode === 0 ? ok() : missing('the kernel has no EROFS file system, and no module with it')
+  if (host.uid !== 0) return broken('only root can try it')
+  const result = await host.tryErofs()
+  return result.ok ? ok() : broken(result.why)
+}
+
+async function probeFuse (host: HostView): Promise<HostCheckResult> {
+  if (!await host.exists('/dev/fuse')) return missing('there is no /dev/fuse')
+  if (host.uid !== 0) return broken('only root can try it')
+  return await host.tryFuse() ? ok() : broken('a FUSE file system cannot be mounted here with a kernel that lets its server be replaced (6.9 or later)')
 }
 
 async function probeDevice (host: HostView, path: string): Promise<HostCheckResult> {
@@ -218,8 +236,8 @@ export function createHostChecks (host: HostView = thisHost): readonly HostCheck
     ['loop', false, 'attaches the disk of a sandbox with a disk limit', 'sudo modprobe loop', () => probeDevice(host, '/dev/loop-control')],
     ['mkfs.erofs', false, 'makes images mountable layer by layer; without it they are unpacked', 'npm run setup', () => probeProgram(host, 'mkfs.erofs', { minimum: minimumImageTool })],
     ['gztool', false, 'makes images loadable piece by piece; without it they are unpacked', 'npm run setup', () => probeProgram(host, 'gztool', { args: ['-h'], minimum: minimumImageTool })],
-    ['erofs', false, 'mounts the layers of images; without it images are unpacked', 'boot a kernel of 6.12 or later that has EROFS', () => probeErofs(host)],
-    ['fuse', false, 'serves images that load lazily; without it they are fetched whole before a sandbox starts', 'sudo modprobe fuse', () => probeDevice(host, '/dev/fuse')],
+    ['erofs', false, 'mounts the layers of images; without it images are unpacked', 'sudo modprobe erofs, on a kernel of 6.12 or later', () => probeLayerMount(host)],
+    ['fuse', false, 'serves images that load lazily; without it they are fetched whole before a sandbox starts', 'sudo modprobe fuse', () => probeFuse(host)],
     ['ip', false, 'sets up network interfaces', apt('iproute2'), () => probeProgram(host, 'ip', { args: ['-Version'] })],
     ['nft', false, 'filters what sandboxes send', apt('nftables'), () => probeProgram(host, 'nft')],
   ]
