@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { truncateSync, writeFileSync } from 'node:fs'
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
+import { createServer as createHttpsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
@@ -13,7 +14,7 @@ import { resolveRegistryImage } from '../../src/services/images/registry/registr
 import { parseRegistryReference } from '../../src/services/images/registry/registry-reference.ts'
 import { defaultRegistrySettings, type RegistrySettings } from '../../src/services/images/registry/registry-settings.ts'
 import { makeImage, makeIndex, pushImage } from '../support/image-maker.ts'
-import { FaultyProxy, TestRegistry } from '../support/registry.ts'
+import { FaultyProxy, makeCertificates, TestRegistry } from '../support/registry.ts'
 import { tempDir } from '../unit/images/temp-dir.ts'
 
 const authRequired = { kind: 'permission_denied', code: 'image_auth_required' }
@@ -54,8 +55,10 @@ function digestOf (content: Buffer | string): string {
 }
 
 /** A server of the test's own on 127.0.0.1. */
-async function serve (t: TestContext, listener: RequestListener): Promise<string> {
-  const server = createServer(listener).listen(0, '127.0.0.1')
+async function serve (t: TestContext, listener: RequestListener, tlsDir?: string): Promise<string> {
+  const tls = tlsDir === undefined ? undefined : { cert: readFileSync(join(tlsDir, 'server.pem')), key: readFileSync(join(tlsDir, 'server.key')) }
+  const server = tls ? createHttpsServer(tls, listener) : createServer(listener)
+  server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   t.after(async () => {
     server.close()
@@ -334,6 +337,38 @@ test('redirects and token services that lead where nobody should go are refused'
     rig.state.realm = realm
     await assert.rejects(clientOf(t, rig.host, 'a', { credentials: basicAuth }).getManifest('1'), (error: { code?: string }) => error.code === 'image_invalid' || error.code === 'registry_unavailable', realm)
   }
+})
+
+test('from TLS nothing leads to plain HTTP, neither a redirect nor a password', async t => {
+  const dir = tempDir(t)
+  await makeCertificates(dir)
+  let plainRequests = 0
+  const plain = await serve(t, (_request, answer) => {
+    plainRequests++
+    answer.end('{"token":"x"}')
+  })
+  const host = await serve(t, (request, answer) => {
+    if (request.url?.includes('/blobs/')) answer.writeHead(307, { location: `http://${plain}/` }).end()
+    else answer.writeHead(401, { 'www-authenticate': `Bearer realm="http://${plain}/token"` }).end()
+  }, dir)
+  const client = clientOf(t, host, 'x', { insecure: [], caFile: join(dir, 'ca.pem'), credentials: basicAuth })
+  await assert.rejects(readAll(client.streamBlob({ digest: digestOf('x'), sizeBytes: 1 })), { ...invalid, message: /from https to http/ })
+  await assert.rejects(client.getManifest('1'), { ...down, message: /without TLS/ })
+  assert.equal(plainRequests, 0)
+})
+
+test('many requests at once share their connections and give no warning', async t => {
+  const { client, blob } = await build(t)
+  const warnings: Error[] = []
+  const onWarning = (warning: Error) => warnings.push(warning)
+  process.on('warning', onWarning)
+  t.after(() => process.off('warning', onWarning))
+  const signal = new AbortController().signal
+  const whole = await readAll(client.streamBlob(blob))
+  const starts = Array.from({ length: 60 }, (_, i) => i * 1000)
+  const parts = await Promise.all(starts.map((at, i) => client.fetchRange(blob, at, at + 1000, i % 2 === 0 ? { signal } : {})))
+  assert.deepEqual(Buffer.concat(parts), whole.subarray(0, 60_000))
+  assert.deepEqual(warnings, [])
 })
 
 test('a registry elsewhere cannot lead to this host\'s loopback', async t => {

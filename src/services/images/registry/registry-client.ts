@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
 import type { Logger } from 'pino'
 import { isObject } from '../image-config.ts'
 import type { RegistryCredentials } from '../layers/image-layer.ts'
@@ -68,6 +69,8 @@ export class RegistryClient {
   constructor (options: RegistryClientOptions) {
     const { registry, repository, settings, credentials } = options
     this.#options = options
+    // Every request under way listens to it.
+    setMaxListeners(0, this.#closing.signal)
     const connections = options.connections ?? new RegistryConnections({ settings, logger: options.logger })
     this.#connections = connections
     // Docker Hub's API has a host of its own.
