@@ -10,10 +10,8 @@ import { makeTarIndex, mountLayer, probeErofs } from '../../src/host/erofs.ts'
 import { MS_NODEV, mount } from '../../src/host/libc.ts'
 import { buildLayer } from '../../src/services/images/layers/layer-builder.ts'
 import { LayerDirectory } from '../../src/services/images/layers/layer-directory.ts'
-import { blobOf, digestOf, layerDirectory, layerOf, mediaTypes, type LayerFixture } from '../support/layer-fixture.ts'
+import { blobOf, digestOf, layerDirectory, layerOf, mediaTypes, type LayerFixture, type LayersFixture } from '../support/layer-fixture.ts'
 import { directory, entry, gnuLong, pax, tar } from '../support/tar-writer.ts'
-
-type Layers = Awaited<ReturnType<typeof layerDirectory>>
 
 const root = directory('./')
 // A version 2 capability set: cap_net_raw, effective (linux/capability.h).
@@ -85,7 +83,7 @@ test('whiteouts and opaque directories become those of overlayfs', async t => {
 
 test('a layer stacked by overlayfs hides what its whiteouts and opaque directories hide', async t => {
   const fixture = await layerDirectory(t)
-  const { directory: layers, root: dir, mounts } = fixture
+  const { directory: layers, root: dir, mounted } = fixture
   const lower = layerOf(tar(root, directory('d'), entry({ name: 'd/gone' }, 'x'), entry({ name: 'd/stays' }, 'x'), directory('o'), entry({ name: 'o/below' }, 'x'), entry({ name: 'su', mode: 0o4755 }, 'x')), 'gzip')
   const upper = layerOf(tar(root, directory('d'), entry({ name: 'd/.wh.gone' }), directory('o'), entry({ name: 'o/.wh..wh..opq' }), entry({ name: 'o/above' }, 'x')), 'zstd')
   for (const blob of [lower, upper]) await buildLayer({ ...blob, directory: layers })
@@ -93,7 +91,7 @@ test('a layer stacked by overlayfs hides what its whiteouts and opaque directori
   const merged = join(dir, 'merged')
   mkdirSync(merged)
   mount('overlay', merged, 'overlay', MS_NODEV, `lowerdir=${above}:${below}`)
-  mounts.push(merged)
+  mounted(merged)
   assert.deepEqual(readdirSync(join(merged, 'd')), ['stays'])
   assert.deepEqual(readdirSync(join(merged, 'o')), ['above'])
   assert.equal(lstatSync(join(merged, 'su')).mode & 0o7777, 0o4755)
@@ -173,11 +171,11 @@ test('an abort ends a build at once, and nothing is left', async t => {
 })
 
 test('a full disk fails the build with disk_full, and nothing is left', async t => {
-  const { root: dir, mounts } = await layerDirectory(t)
+  const { root: dir, mounted } = await layerDirectory(t)
   const small = join(dir, 'small')
   mkdirSync(small)
   mount('tmpfs', small, 'tmpfs', MS_NODEV, 'size=4m')
-  mounts.push(small)
+  mounted(small)
   const layers = new LayerDirectory({ dir: join(small, 'layers') })
   await layers.open()
   const archive = tar(entry({ name: 'x' }, randomBytes(8 * 1024 ** 2)))
@@ -255,11 +253,11 @@ async function xattrRecords (dir: string): Promise<string[]> {
   return found
 }
 
-async function mountOf ({ directory: layers, mounts }: Layers, digest: string): Promise<string> {
+async function mountOf ({ directory: layers, mounted }: LayersFixture, digest: string): Promise<string> {
   const { metaPath, tarPath } = layers.files(digest)
   const target = join(layers.dir, `../mounted-${digest.slice(7, 19)}`)
   mkdirSync(target, { recursive: true })
   await mountLayer({ metaPath, devicePath: tarPath, target })
-  mounts.push(target)
+  mounted(target)
   return target
 }

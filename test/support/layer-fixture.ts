@@ -41,15 +41,30 @@ export function digestOf (bytes: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`
 }
 
-/** A directory for layers, and one around it that goes with the test, after what is mounted in it. */
-export async function layerDirectory (t: TestContext): Promise<{ directory: LayerDirectory, root: string, mounts: string[] }> {
+export interface LayersFixture {
+  directory: LayerDirectory
+  /** Around the directory for layers, and goes with the test. */
+  root: string
+  /** Before that what is deferred, the latest first. */
+  defer: (release: () => Promise<void>) => void
+  /** Where something is mounted below `root`: unmounted then. */
+  mounted: (target: string) => void
+}
+
+/** A directory for layers. */
+export async function layerDirectory (t: TestContext): Promise<LayersFixture> {
   const root = mkdtempSync(join(tmpdir(), 'berth-layers-'))
-  const mounts: string[] = []
+  const releases: Array<() => Promise<void>> = []
   t.after(async () => {
-    for (const target of mounts.reverse()) await unmount(target)
+    for (const release of releases.reverse()) await release()
     rmSync(root, { recursive: true, force: true })
   })
   const directory = new LayerDirectory({ dir: join(root, 'layers') })
   await directory.open()
-  return { directory, root, mounts }
+  return {
+    directory,
+    root,
+    defer: release => { releases.push(release) },
+    mounted: target => { releases.push(() => unmount(target)) },
+  }
 }
