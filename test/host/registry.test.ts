@@ -7,6 +7,7 @@ import { createServer as createHttpsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
+import { setImmediate } from 'node:timers/promises'
 import { hostPlatform } from '../../src/services/images/oci-manifest.ts'
 import { RegistryClient, type RegistryClientOptions } from '../../src/services/images/registry/registry-client.ts'
 import { RegistryConnections } from '../../src/services/images/registry/registry-connections.ts'
@@ -98,7 +99,7 @@ test('of an index this host\'s platform is taken; without one the error lists wh
 
 test('what is not there is image_not_found, where nobody is is registry_unavailable', async t => {
   const { client, registry, blob } = await build(t)
-  await assert.rejects(client.getManifest('none'), notFound)
+  await assert.rejects(client.getManifest('none'), { ...notFound, message: /has no team\/x:none;/ })
   await assert.rejects(client.getManifest(`sha256:${'0'.repeat(64)}`), notFound)
   await assert.rejects(readAll(client.streamBlob({ ...blob, digest: `sha256:${'0'.repeat(64)}` })), notFound)
   await assert.rejects(clientOf(t, registry.host, 'none').getManifest('latest'), notFound)
@@ -178,13 +179,16 @@ test('an abort ends a stalled stream with its reason and leaves no connection', 
   }
   await assert.rejects(read(), reason)
   await assert.rejects(client.getManifest('1', { signal: AbortSignal.abort(reason) }), reason)
-  // Ends when the last connection has.
+  while (await proxy.connections() > 0) await setImmediate()
+  // As does a reader that has had enough.
   for await (const chunk of client.streamBlob(blob)) {
     assert.ok(chunk.length > 0)
     break
   }
+  while (await proxy.connections() > 0) await setImmediate()
+  const last = client.fetchRange(blob, 0, blob.sizeBytes)
   await client.close()
-  await proxy.refuse()
+  await assert.rejects(last, { ...down, message: /was closed/ })
   await assert.rejects(client.getManifest('1'), down)
 })
 
@@ -212,7 +216,7 @@ test('TLS is verified with the given authority, and the error says how to give o
   await assert.rejects(client({ insecure: [], caFile: join(registry.dir, 'htpasswd') }).getManifest('1'), { ...down, message: /BERTH_REGISTRY_CA_FILE/ })
   assert.ok(await client({ insecure: [registry.host] }).getManifest('1'), 'an insecure host may have any certificate')
   const plain = await TestRegistry.start(t)
-  await assert.rejects(clientOf(t, plain.host, 'x', { insecure: [] }).getManifest('1'), { ...down, message: /does not speak TLS.*BERTH_REGISTRY_INSECURE/ })
+  await assert.rejects(clientOf(t, plain.host, 'x', { insecure: [] }).getManifest('1'), { ...down, message: /does not speak TLS.*BERTH_INSECURE_REGISTRIES/ })
 })
 
 test('basic credentials come from the request or a file, and their lack is image_auth_required', async t => {

@@ -235,6 +235,11 @@ export class FaultyProxy {
     this.#port = (this.#server.address() as AddressInfo).port
   }
 
+  /** How many connections are open to it. */
+  async connections (): Promise<number> {
+    return promisify(this.#server.getConnections.bind(this.#server))()
+  }
+
   /** How many requests had a path that matches. */
   requestsOf (pattern: RegExp): number {
     return this.seen.filter(({ path }) => pattern.test(path)).length

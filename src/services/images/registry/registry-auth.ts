@@ -135,7 +135,7 @@ export class RegistryAuth {
     if (realm === null || !/^https?:$/.test(realm.protocol)) throw invalidAnswer(this.#subject, 'it names a token service whose address is no URL')
     const isPlainAllowed = realm.origin === base.origin || this.#connections.insecureHosts.includes(realm)
     if (realm.protocol === 'http:' && !isPlainAllowed) {
-      throw unavailable(this.#subject, `its token service ${realm.host} is reached without TLS; list it in BERTH_REGISTRY_INSECURE if that is good enough`, { isTransient: false })
+      throw unavailable(this.#subject, `its token service ${realm.host} is reached without TLS; list it in BERTH_INSECURE_REGISTRIES if that is good enough`, { isTransient: false })
     }
     realm.hash = ''
     return realm

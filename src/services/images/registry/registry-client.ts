@@ -171,7 +171,7 @@ export class RegistryClient {
   }
 
   async #manifestFrom (endpoint: RegistryEndpoint, reference: string, signal: AbortSignal): Promise<FetchedManifest> {
-    const what = `${reference} in ${this.#options.repository}`
+    const what = `${this.#options.repository}${digestPattern.test(reference) ? '@' : ':'}${reference}`
     const answer = await endpoint.request({ method: 'GET', path: `manifests/${reference}`, headers: { accept: manifestTypes.join(', ') }, what, signal })
     const { subject } = endpoint
     const body = await readBody(answer, { subject, maxBytes: maxManifestBytes, timeoutMs: smallAnswerMs, signal })

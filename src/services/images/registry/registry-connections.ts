@@ -161,7 +161,7 @@ export class RegistryConnections {
   async #readTrust (): Promise<SecureContext> {
     const authorities = new Set([...getCACertificates('default'), ...getCACertificates('system')])
     const { caFile } = this.settings
-    if (caFile === undefined) return createSecureContext({ ca: [...authorities] })
+    if (!caFile) return createSecureContext({ ca: [...authorities] })
     try {
       return createSecureContext({ ca: [...authorities, await readFile(caFile)] })
     } catch (error) {

@@ -99,9 +99,9 @@ export function transportError (subject: ErrorSubject, error: unknown): Registry
   if (error instanceof RegistryError) return error
   const code = codeOf(error)
   if (code === 'ERR_BERTH_ADDRESS') return unavailable(subject, (error as Error).message, { cause: error, isTransient: false })
-  if (isNotTls(error)) return unavailable(subject, 'it does not speak TLS; list it in BERTH_REGISTRY_INSECURE if plain HTTP is good enough', { cause: error, isTransient: false })
+  if (isNotTls(error)) return unavailable(subject, 'it does not speak TLS; list it in BERTH_INSECURE_REGISTRIES if plain HTTP is good enough', { cause: error, isTransient: false })
   if (certificateCodes.test(code)) {
-    const why = `TLS failed (${code}); give its authority in BERTH_REGISTRY_CA_FILE, or list the registry in BERTH_REGISTRY_INSECURE`
+    const why = `TLS failed (${code}); give its authority in BERTH_REGISTRY_CA_FILE, or list the registry in BERTH_INSECURE_REGISTRIES`
     return unavailable(subject, why, { cause: error, isTransient: false })
   }
   return unavailable(subject, reasons[code] ?? 'the transfer failed', { cause: error })
