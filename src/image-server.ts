@@ -55,9 +55,11 @@ await layers.open()
 layers.restoreCredentials(kept?.credentials ?? {})
 
 if (fuse) {
-  await mkdir(blobsDir, { recursive: true })
-  // An earlier server has mounted it: its readers wait, and what it took and did not answer comes again.
-  if (!fuse.resend()) mountFuse(fuseFd, blobsDir)
+  // Where an earlier server has mounted it, its readers wait, and what it took and did not answer comes again. The mount must not be touched.
+  if (!fuse.resend()) {
+    await mkdir(blobsDir, { recursive: true })
+    mountFuse(fuseFd, blobsDir)
+  }
   fuse.start()
   await raiseReadAhead(blobsDir, readAheadKib)
 }
