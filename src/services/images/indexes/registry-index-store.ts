@@ -10,9 +10,6 @@ type RegistrySource = Extract<BlobSource, { kind: 'registry' }>
 const manifestType = 'application/vnd.oci.image.manifest.v1+json'
 const artifactTypes = { index: 'application/vnd.berth.layer-index.v1+json', profile: 'application/vnd.berth.boot-profile.v1+json' }
 const bundleType = 'application/vnd.berth.index-bundle.v1'
-// The empty descriptor of the OCI image-spec, manifest.md.
-const emptyConfig = Buffer.from('{}')
-const emptyType = 'application/vnd.oci.empty.v1+json'
 
 /**
  * Bundles beside the image, in its own repository: an OCI artifact of one blob under the tag `berth-<name>`. (A layer is no manifest, so nothing
@@ -36,11 +33,12 @@ export class RegistryIndexStore implements RemoteIndexStore {
     try {
       const manifest = await client.getManifest(tagOf(name), { signal })
       const blob = readBlobOf(manifest.body)
-      if (!blob) throw new Error('the tag of an image index is of something else')
+      // Whoever put it there: what is pushed takes its place.
+      if (!blob) return undefined
       return { sizeBytes: blob.sizeBytes, body: client.streamBlob(blob, { signal }) }
     } catch (error) {
       if (error instanceof RegistryError && error.code === 'image_not_found') return undefined
-      throw error
+      throw refusalOf(error)
     }
   }
 
@@ -49,19 +47,19 @@ export class RegistryIndexStore implements RemoteIndexStore {
     if (!client) throw new StoreRefusedError('the image is of no registry')
     try {
       const blob = await client.pushBlob(content, { signal })
-      const config = await client.pushBlob(emptyConfig, { signal })
+      // Not the empty one of the OCI image-spec: registries have been seen to trip over the same blob from two at once.
+      const config = await client.pushBlob(Buffer.from(JSON.stringify({ name })), { signal })
+      const artifactType = name.startsWith('profile-') ? artifactTypes.profile : artifactTypes.index
       const manifest = {
         schemaVersion: 2,
         mediaType: manifestType,
-        artifactType: name.startsWith('profile-') ? artifactTypes.profile : artifactTypes.index,
-        config: { mediaType: emptyType, digest: config.digest, size: config.sizeBytes },
+        artifactType,
+        config: { mediaType: artifactType, digest: config.digest, size: config.sizeBytes },
         layers: [{ mediaType: bundleType, digest: blob.digest, size: blob.sizeBytes }],
       }
       await client.pushManifest(tagOf(name), manifestType, Buffer.from(JSON.stringify(manifest)), { signal })
     } catch (error) {
-      // 401, 403, 405 and what else says no for good: most registries of others let nobody push.
-      if (error instanceof RegistryError && !error.isTransient) throw new StoreRefusedError(`the registry refuses it: ${error.message}`, { cause: error })
-      throw error
+      throw refusalOf(error)
     }
   }
 
@@ -73,6 +71,15 @@ export class RegistryIndexStore implements RemoteIndexStore {
     const source = sourceOf(context)
     return source && new RegistryClient({ ...source, settings: this.#connections.settings, connections: this.#connections, credentials: context.credentials })
   }
+}
+
+/**
+ * What says no for good: most registries of others let nobody push. An `image_invalid` is none: docker-registry answers 400 when two push the
+ * same blob at once, though either would do.
+ */
+function refusalOf (error: unknown): unknown {
+  const isRefusal = error instanceof RegistryError && !error.isTransient && error.code !== 'image_invalid'
+  return isRefusal ? new StoreRefusedError(error.message, { cause: error }) : error
 }
 
 /** Where the image itself is from; what else has its layers need not take its indexes. */

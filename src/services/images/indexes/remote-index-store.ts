@@ -16,14 +16,14 @@ export interface StoredBundle {
 export interface RemoteIndexStore {
   /** The place that is asked for images of this context, as logs name it; undefined where there is none. */
   placeOf (context: StoreContext): string | undefined
-  /** @throws Error when it cannot tell; the signal's reason. */
+  /** @throws StoreRefusedError when asking again is no use; another Error when it cannot tell; the signal's reason. */
   find (name: string, context: StoreContext, signal: AbortSignal): Promise<StoredBundle | undefined>
   /** @throws StoreRefusedError when asking again is no use; another Error when it may be; the signal's reason. */
   put (name: string, content: Buffer, context: StoreContext, signal: AbortSignal): Promise<void>
   close (): Promise<void>
 }
 
-/** The place takes nothing from this host. */
+/** The place gives nothing to this host, or takes nothing from it. */
 export class StoreRefusedError extends Error {
   constructor (why: string, options?: ErrorOptions) {
     super(why, options)

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { Semaphore } from 'async-mutex'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -39,10 +40,12 @@ export class RemoteIndexes {
   readonly #closing = new AbortController()
   /** Places that are not asked before this time, because they failed. */
   readonly #shunnedUntil = new Map<string, number>()
-  /** Places that are sent nothing before this time, because they refuse it. */
+  /** Places that are sent nothing before this time, because they refuse it, or did not take it in many tries. */
   readonly #refusedUntil = new Map<string, number>()
   /** What is known to be stored. */
   readonly #stored = new Set<string>()
+  /** What is stored and of no use, so that it is to be replaced. */
+  readonly #spoilt = new Set<string>()
 
   constructor (options: RemoteIndexesOptions) {
     this.#options = options
@@ -56,7 +59,7 @@ export class RemoteIndexes {
   async fetch (subject: BundleSubject, context: StoreContext, parts: readonly BundlePart[], dir: string): Promise<void> {
     const { store, key, lookupMs = defaultLookupMs } = this.#options
     const place = store.placeOf(context)
-    if (place === undefined || isBefore(this.#shunnedUntil.get(place))) throw new NotStoredError('no store is asked')
+    if (place === undefined || isBefore(this.#shunnedUntil.get(askerOf(place, context)))) throw new NotStoredError('no store is asked')
     const deadline = new Deadline(lookupMs, this.#closing.signal)
     try {
       const found = await store.find(this.#nameOf(subject), context, deadline.signal)
@@ -64,10 +67,11 @@ export class RemoteIndexes {
       const bundle = await openBundle(key, subject, parts, found.body)
       deadline.restart(lookupMs + bundle.storedBytes / minBytesPerMs)
       await bundle.extract(dir, deadline.signal)
-      this.#remember(place, subject)
+      remember(this.#stored, idOf(place, subject))
     } catch (error) {
-      // What is refused, or not there, is an answer all the same.
-      if (!(error instanceof NotStoredError) && !(error instanceof BundleRefusedError)) this.#shunnedUntil.set(place, Date.now() + shunMs)
+      if (error instanceof BundleRefusedError) remember(this.#spoilt, idOf(place, subject))
+      // Not to be there is an answer all the same.
+      else if (!(error instanceof NotStoredError)) leaveAlone(this.#shunnedUntil, askerOf(place, context), shunMs)
       throw error
     } finally {
       deadline.clear()
@@ -85,7 +89,7 @@ export class RemoteIndexes {
   /** Stores the files in a directory as a bundle, in the background, unless they are stored already; whatever goes wrong is logged. */
   push (subject: BundleSubject, context: StoreContext, parts: readonly BundlePart[], dir: string): void {
     const place = this.#options.store.placeOf(context)
-    if (place === undefined || this.#closing.signal.aborted || this.#stored.has(idOf(place, subject)) || isBefore(this.#refusedUntil.get(refusalKey(place, context)))) return
+    if (place === undefined || this.#closing.signal.aborted || this.#stored.has(idOf(place, subject)) || isBefore(this.#refusedUntil.get(askerOf(place, context)))) return
     const work = () => this.#pushSlots.runExclusive(() => this.#pushPersistently(place, subject, context, parts, dir))
     void this.#pushing.run(idOf(place, subject), undefined, work).catch(() => undefined)
   }
@@ -107,18 +111,18 @@ export class RemoteIndexes {
     const { kind, digest } = subject
     for (const delayMs of [...retryDelaysMs, undefined]) {
       // Others of this image may have learnt meanwhile that it is no use.
-      if (isBefore(this.#refusedUntil.get(refusalKey(place, context)))) return
+      if (isBefore(this.#refusedUntil.get(askerOf(place, context)))) return
       try {
         await this.#pushOnce(place, subject, context, parts, dir)
         return
       } catch (error) {
         if (this.#closing.signal.aborted) return
         if (error instanceof StoreRefusedError) {
-          this.#refusedUntil.set(refusalKey(place, context), Date.now() + refusalMs)
+          leaveAlone(this.#refusedUntil, askerOf(place, context), refusalMs)
           return logger.warn({ place, kind, digest, err: error }, 'image indexes are not stored there: it takes none from this host')
         }
         logger.warn({ place, kind, digest, err: error, willRetry: delayMs !== undefined }, 'image index not stored')
-        if (delayMs === undefined) return
+        if (delayMs === undefined) return leaveAlone(this.#refusedUntil, askerOf(place, context), refusalMs)
         // Half of it is chance, so that hosts that failed together do not come back together.
         await sleep(delayMs * (0.5 + Math.random() / 2), undefined, { signal: this.#closing.signal }).catch(() => undefined)
       }
@@ -127,15 +131,17 @@ export class RemoteIndexes {
 
   async #pushOnce (place: string, subject: BundleSubject, context: StoreContext, parts: readonly BundlePart[], dir: string): Promise<void> {
     const { store, key, logger, lookupMs = defaultLookupMs } = this.#options
+    const id = idOf(place, subject)
     const deadline = new Deadline(lookupMs, this.#closing.signal)
     try {
-      if (!await this.#isStored(subject, context, parts, deadline.signal)) {
+      if (this.#spoilt.has(id) || !await this.#isStored(subject, context, parts, deadline.signal)) {
         const content = await packBundle(key, subject, parts, dir)
         deadline.restart(4 * (lookupMs + content.length / minBytesPerMs))
         await store.put(this.#nameOf(subject), content, context, deadline.signal)
         logger.info({ place, kind: subject.kind, digest: subject.digest, bytes: content.length }, 'image index stored')
       }
-      this.#remember(place, subject)
+      remember(this.#stored, id)
+      this.#spoilt.delete(id)
     } finally {
       deadline.clear()
     }
@@ -156,11 +162,6 @@ export class RemoteIndexes {
 
   #nameOf ({ kind, digest }: BundleSubject): string {
     return `${kind}-v1-${this.#options.key.id}-${digest.replace(/^sha256:/, '')}`
-  }
-
-  #remember (place: string, subject: BundleSubject): void {
-    if (this.#stored.size >= maxRemembered) this.#stored.clear()
-    this.#stored.add(idOf(place, subject))
   }
 }
 
@@ -185,13 +186,24 @@ class Deadline {
   }
 }
 
+/** To forget costs a request more. */
+function remember (ids: Set<string>, id: string): void {
+  if (ids.size >= maxRemembered) ids.clear()
+  ids.add(id)
+}
+
 function idOf (place: string, { kind, digest }: BundleSubject): string {
   return `${place} ${kind} ${digest}`
 }
 
-/** Who brings credentials may be let in where others are not. */
-function refusalKey (place: string, { credentials }: StoreContext): string {
-  return `${place} ${credentials === undefined ? 'without' : 'with'} credentials`
+/** Who brings other credentials may be let in where others are not, and nobody's failures are to be others'. */
+function askerOf (place: string, { credentials }: StoreContext): string {
+  return `${place} ${credentials === undefined ? '' : createHash('sha256').update(JSON.stringify(credentials)).digest('hex')}`
+}
+
+function leaveAlone (places: Map<string, number>, asker: string, ms: number): void {
+  if (places.size >= maxRemembered) places.clear()
+  places.set(asker, Date.now() + ms)
 }
 
 function isBefore (time: number | undefined): boolean {

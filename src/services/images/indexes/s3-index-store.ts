@@ -42,7 +42,7 @@ export class S3IndexStore implements RemoteIndexStore {
     const answer = await this.#send({ method: 'GET', name, signal })
     if (answer.statusCode === 404) {
       const { code } = await this.#failureOf(answer)
-      if (code === 'NoSuchBucket') throw new Error('the store has no such bucket')
+      if (code === 'NoSuchBucket') throw new StoreRefusedError('the store has no such bucket')
       return undefined
     }
     if (answer.statusCode !== 200) throw (await this.#failureOf(answer)).error
@@ -53,9 +53,7 @@ export class S3IndexStore implements RemoteIndexStore {
   async put (name: string, content: Buffer, _context: StoreContext, signal: AbortSignal): Promise<void> {
     const answer = await this.#send({ method: 'PUT', name, body: content, signal })
     if (answer.statusCode >= 200 && answer.statusCode < 300) return discardBody(answer)
-    const { error } = await this.#failureOf(answer)
-    const mayPass = answer.statusCode >= 500 || [408, 409, 425, 429].includes(answer.statusCode)
-    throw mayPass ? error : new StoreRefusedError(error.message)
+    throw (await this.#failureOf(answer)).error
   }
 
   async close (): Promise<void> {
@@ -84,7 +82,9 @@ export class S3IndexStore implements RemoteIndexStore {
     const text = await readBody(answer, { subject, maxBytes: maxErrorBytes, timeoutMs: errorBodyMs }).then(body => body.toString('utf8'), () => '')
     // The code alone is safe to log.
     const code = /<Code>([A-Za-z]{1,60})<\/Code>/.exec(text)?.[1]
-    return { code, error: new Error(`the store answers ${answer.statusCode}${code === undefined ? '' : ` ${code}`}`) }
+    const message = `the store answers ${answer.statusCode}${code === undefined ? '' : ` ${code}`}`
+    const mayPass = answer.statusCode >= 500 || [408, 409, 425, 429].includes(answer.statusCode)
+    return { code, error: mayPass ? new Error(message) : new StoreRefusedError(message) }
   }
 }
 
