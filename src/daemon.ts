@@ -22,6 +22,8 @@ import { ExecManager } from './services/execs/exec-manager.ts'
 import { HostInfo } from './services/host/host-info.ts'
 import { IdempotencyStore } from './services/idempotency/idempotency-store.ts'
 import { ImageManager } from './services/images/image-manager.ts'
+import type { IndexSettings } from './services/images/indexes/index-settings.ts'
+import { checkIndexSettings } from './services/images/indexes/open-layer-indexes.ts'
 import { openLayers } from './services/images/open-layers.ts'
 import { defaultRegistrySettings, type RegistrySettings } from './services/images/registry/registry-settings.ts'
 import { LogReader } from './services/logs/log-reader.ts'
@@ -103,6 +105,13 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
 
   const reconciled = Promise.withResolvers<void>()
   const registry = registrySettings(config)
+  const indexes: IndexSettings = {
+    dir: join(places.imagesDir, 'indexes'),
+    store: config.imageIndexStore,
+    keyFile: config.imageIndexKeyFile,
+    credentialsFile: config.imageIndexCredentialsFile,
+  }
+  await checkIndexSettings(indexes)
   const layers = await openLayers({
     mode: config.imageMode,
     layersDir: places.layersDir,
@@ -111,9 +120,9 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     serverLogPath: places.imageServerLogPath,
     keeperPath: imageKeeperPath,
     serverPath: imageServerPath,
-    settings: { registry, readTimeoutMs: config.imageReadTimeoutMs, fillDelayMs: config.imageFillDelayMs, logLevel: config.logLevel },
+    settings: { registry, indexes, readTimeoutMs: config.imageReadTimeoutMs, fillDelayMs: config.imageFillDelayMs, logLevel: config.logLevel },
     logger,
-    onEvent: event => images.hear(event),
+    onEvent: event => { images.hear(event).catch((error: unknown) => logger.error({ err: error, event }, 'an event of the image server could not be passed on')) },
     onLost: async isLost => {
       await reconciled.promise
       news.append({ type: 'image.lost', data: { sandboxIds: await sandboxes.endThoseOn(isLost) } })
@@ -324,7 +333,11 @@ async function reclaimAll (parts: {
   await images.reclaim()
   await cgroups.close()
   await rm(config.socketPath, { force: true })
-  for (const path of [places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.imageServerDir, places.layerMountsDir, places.initDir, places.runtimesDir, places.bootMarkerPath, places.imageServerLogPath]) {
+  const trees = [
+    places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.imageServerDir, places.layerMountsDir, places.initDir, places.runtimesDir, places.bootMarkerPath,
+    places.imageServerLogPath,
+  ]
+  for (const path of trees) {
     await rm(path, { recursive: true, force: true })
   }
 }

@@ -11,7 +11,7 @@ import { pino, destination } from 'pino'
 import { FuseFileServer } from './host/fuse-file-server.ts'
 import { mountFuse, raiseReadAhead } from './host/fuse-mount.ts'
 import { connectionGoneExitCode, startImageKeeper } from './host/image-keeper.ts'
-import { LayerIndexes } from './services/images/indexes/layer-indexes.ts'
+import { openLayerIndexes } from './services/images/indexes/open-layer-indexes.ts'
 import { LayerDirectory } from './services/images/layers/layer-directory.ts'
 import { ControlServer } from './services/images/server/control-server.ts'
 import { registryFromJson, type ServerSettings } from './services/images/server/control-protocol.ts'
@@ -37,8 +37,10 @@ const logger = pino({ level: settings.logLevel, base: null, timestamp: pino.stdT
 const blobsDir = join(dir, 'blobs')
 const events = new ServerEvents()
 const sources = new LayerSources({ settings: registryFromJson(settings.registry), logger })
-const fuse: FuseFileServer | undefined = settings.isLazy ? new FuseFileServer({ fd: fuseFd, onMissing: (name, start, end) => layers.fetchMissing(name, start, end), logger }) : undefined
-const indexes = new LayerIndexes({ dir: join(settings.layersDir, '../indexes'), logger })
+const fuse: FuseFileServer | undefined = settings.isLazy
+  ? new FuseFileServer({ fd: fuseFd, onMissing: (name, start, end) => layers.fetchMissing(name, start, end), logger })
+  : undefined
+const indexes = await openLayerIndexes(settings.indexes, { connections: sources.connections, logger })
 const layers: LayerService = new LayerService({
   indexes,
   directory: new LayerDirectory({ dir: settings.layersDir }),
@@ -50,7 +52,6 @@ const layers: LayerService = new LayerService({
   ...(fuse ? { fuse: { server: fuse, dir: blobsDir } } : {}),
   onLearnt: () => memory.write({ settings, credentials: layers.credentials() }),
 })
-await indexes.open()
 await layers.open()
 layers.restoreCredentials(kept?.credentials ?? {})
 

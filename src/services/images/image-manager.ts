@@ -1,7 +1,8 @@
 import { join } from 'node:path'
 import type { Logger } from 'pino'
-import { BerthError } from '../../errors.ts'
+import { BerthError, errorKinds } from '../../errors.ts'
 import type { Image, ImageDetail, PullProgress } from '../../schemas/image.ts'
+import { ImageCollector } from './image-collector.ts'
 import type { ImageConfig } from './image-config.ts'
 import { parseImageReference, type ImageReference } from './image-reference.ts'
 import { ImageResolver, type ImageToStore } from './image-resolver.ts'
@@ -10,6 +11,7 @@ import { resolveImageUser, type ResolvedUser } from './image-user.ts'
 import { describeImage, detailImage } from './image-view.ts'
 import { pullProgress, type LayeredImages, type PrepareOptions } from './layered-images.ts'
 import type { LayerProgress, PullMode, RegistryCredentials } from './layers/image-layer.ts'
+import { isLayerNeedsUnpack } from './layers/layer-needs-unpack-error.ts'
 import { LeaseStore } from './lease-store.ts'
 import { isOverlayPath } from './local-path.ts'
 import type { ServerEvent } from './server/control-protocol.ts'
@@ -50,6 +52,13 @@ export interface PrepareRootfsOptions {
   credentials?: RegistryCredentials
 }
 
+export interface PullImageOptions {
+  mode?: PullMode
+  credentials?: RegistryCredentials
+  signal?: AbortSignal
+  onProgress?: (progress: PullProgress) => void
+}
+
 /** An image's root file system, ready to be stacked below a sandbox's own layer. */
 export interface PreparedImage {
   reference: string
@@ -73,6 +82,7 @@ export class ImageManager {
   readonly #references: ReferenceTable
   readonly #resolver: ImageResolver
   readonly #layers: LayeredImages | undefined
+  readonly #collector: ImageCollector
   readonly #logger: Logger
   readonly #preparing = new SingleFlight<StoredImage>()
   /** How many calls need an image, by digest, from before they look for it until their lease is written. */
@@ -90,11 +100,19 @@ export class ImageManager {
       rules: { roots: options.dirRoots ?? ['/'], privateDirs: [imagesDir, ...options.privateDirs ?? []] },
       registry: options.registry ?? defaultRegistrySettings,
       tempDir: join(imagesDir, 'tmp'),
-      usesLayers: layers !== undefined,
       logger,
     })
     this.#layers = layers
     this.#logger = logger
+    this.#collector = new ImageCollector({
+      store: this.#store,
+      leases: this.#leases,
+      references: this.#references,
+      layers,
+      isPinned: digest => this.#pins.has(digest),
+      onRemoved: digest => options.onEvent?.('image.removed', { digest }),
+      logger,
+    })
   }
 
   /** Takes over from a daemon that is gone: drops leases whose holder is not in the set, clears half-done work, finds the image server. */
@@ -128,8 +146,7 @@ export class ImageManager {
     }
     const { digest } = source.stored
     return await this.#pinned(digest, async () => {
-      const image = await this.#bring(source.stored, signal)
-      const lowerDirs = await this.#lowerDirs(image, { mode: 'lazy', credentials, signal })
+      const { image, result: lowerDirs } = await this.#bring(source.stored, signal, found => this.#lowerDirs(found, { mode: 'lazy', credentials, signal }))
       await this.#lease(leaseId, digest, signal)
       await this.#references.set(referenceName(parsed, reference), digest)
       return { reference, digest, lowerDirs, config: structuredClone(image.config) }
@@ -165,7 +182,7 @@ export class ImageManager {
    *
    * @throws BerthError as prepareRootfs; invalid_argument `image_source_unsupported` for a directory, of which nothing is kept.
    */
-  async pull (reference: string, options: { mode?: PullMode, credentials?: RegistryCredentials, signal?: AbortSignal, onProgress?: (progress: PullProgress) => void } = {}): Promise<Image> {
+  async pull (reference: string, options: PullImageOptions = {}): Promise<Image> {
     const { mode = 'lazy', credentials, signal, onProgress } = options
     const startedAt = performance.now()
     const parsed = parseImageReference(reference)
@@ -179,8 +196,9 @@ export class ImageManager {
       onProgress(pullProgress(reference, digest, layers))
     })
     await this.#pinned(digest, async () => {
-      const image = await this.#bring(source.stored, signal)
-      if (image.kind === 'layered') await this.#needLayers().prepare(image, { mode, credentials, signal, onProgress: report })
+      await this.#bring(source.stored, signal, async image => {
+        if (image.kind === 'layered') await this.#needLayers().prepare(image, { mode, credentials, signal, onProgress: report })
+      })
       await this.#references.set(referenceName(parsed, reference), digest)
     })
     this.#options.onEvent?.('image.pulled', { digest, reference })
@@ -205,36 +223,18 @@ export class ImageManager {
 
   /** Removes an image. @throws BerthError not_found `image_not_found`; conflict `image_in_use`. */
   async remove (digest: string): Promise<{ freedBytes: number }> {
-    const image = await this.#mustFind(digest)
-    if (await this.#removeImage(image)) return { freedBytes: image.sizeBytes + await this.#collectLayers() }
-    const leases = this.#leases.holdersOf(digest)
-    if (leases.length === 0) throw new BerthError('conflict', 'image_in_use', 'the image is being prepared for a sandbox or a pull; try again when that is done')
-    throw new BerthError('conflict', 'image_in_use', `the image is used by ${leases.length} sandbox${leases.length === 1 ? '' : 'es'}; delete ${leases.length === 1 ? 'it' : 'them'} first`, { details: { leases } })
+    return await this.#collector.remove(await this.#mustFind(digest))
   }
 
   /** Removes images that no lease holds: those last used `unusedForMs` ago, the longest unused first, until at most `keepBytes` (default 0) are left. */
   async prune (options: { keepBytes?: number, unusedForMs?: number } = {}): Promise<{ digests: string[], freedBytes: number }> {
-    const { keepBytes = 0, unusedForMs = 0 } = options
-    const images = await this.#store.list()
-    const unusedSince = new Date(Date.now() - unusedForMs).toISOString()
-    const digests: string[] = []
-    let freedBytes = 0
-    for (const image of images) {
-      if (image.lastUsedAt > unusedSince || (keepBytes > 0 && await this.#usedBytes() <= keepBytes)) break
-      if (!await this.#removeImage(image)) continue
-      digests.push(image.digest)
-      freedBytes += image.sizeBytes + await this.#collectLayers()
-    }
-    if (digests.length > 0) this.#logger.info({ digests, freedBytes }, 'removed images that nobody uses')
-    return { digests, freedBytes }
+    return await this.#collector.prune(options)
   }
 
   /** Keeps to the disk budget and the age that are configured, and removes layers that no image needs. */
   async sweep (): Promise<void> {
     const { diskBytes, maxUnusedMs } = this.#options
-    await this.#collectLayers()
-    if (maxUnusedMs !== undefined) await this.prune({ unusedForMs: maxUnusedMs })
-    if (diskBytes !== undefined && await this.#usedBytes() > diskBytes) await this.prune({ keepBytes: diskBytes })
+    await this.#collector.sweep({ diskBytes, maxUnusedMs })
   }
 
   /** Takes what the image server has to tell: passed on in terms of images, of which several may share a layer. */
@@ -264,19 +264,19 @@ export class ImageManager {
   }
 
   /** The image of a registry's reference, as far as this host knows it. */
-  async #find (reference: ImageReference, policy: PullPolicy): Promise<{ stored: ImageToStore } | undefined> {
+  async #find (reference: ImageReference, policy: PullPolicy): Promise<{ stored: StoredImage } | undefined> {
     if (reference.kind !== 'registry' || policy === 'always') return undefined
     const name = formatRegistryReference(reference.reference)
     // What a digest names may be an index: then the table knows which of its images is this host's.
     const digest = this.#references.find(name) ?? reference.reference.digest
     const image = digest === undefined ? undefined : await this.#findAny(digest)
-    if (image) return { stored: { digest: image.digest, content: image, config: image.config } }
+    if (image) return { stored: image }
     if (policy === 'missing') return undefined
     throw new BerthError('invalid_argument', 'image_not_found', `${name} is not on this host, and the request asks not to pull it; pull it first or leave imagePull out`)
   }
 
   async #findAny (digest: string): Promise<StoredImage | undefined> {
-    return await this.#store.find('layered', digest) ?? await this.#store.find('unpacked', digest) ?? await this.#store.find('base', digest)
+    return await this.#store.find('unpacked', digest) ?? await this.#store.find('layered', digest) ?? await this.#store.find('base', digest)
   }
 
   async #mustFind (digest: string): Promise<StoredImage> {
@@ -285,22 +285,46 @@ export class ImageManager {
     return image
   }
 
-  /** The image in the store: found there or added. */
-  async #bring (wanted: ImageToStore, signal: AbortSignal | undefined): Promise<StoredImage> {
-    const { digest, content: { kind } } = wanted
-    return await this.#store.find(kind, digest) ?? await this.#preparing.run(`${kind} ${digest}`, signal, () => this.#add(wanted))
+  /** The image in the store, found there or added, and what `use` makes of it. One whose layers cannot be mounted is unpacked. */
+  async #bring<T> (wanted: ImageToStore | StoredImage, signal: AbortSignal | undefined, use: (image: StoredImage) => Promise<T>): Promise<{ image: StoredImage, result: T }> {
+    const { digest } = wanted
+    const found = 'build' in wanted ? await this.#findAny(digest) ?? await this.#preparing.run(digest, signal, () => this.#add(wanted)) : wanted
+    // Where it can be had at this moment may be another place than when it was added.
+    const image = found.kind === 'layered' && wanted.layers ? { ...found, layers: wanted.layers } : found
+    try {
+      return { image, result: await use(image) }
+    } catch (error) {
+      if (!isLayerNeedsUnpack(error) || !('build' in wanted)) throw await this.#abandon(image, error)
+    }
+    const unpacked = await this.#preparing.run(digest, signal, () => this.#unpack(wanted))
+    return { image: unpacked, result: await use(unpacked) }
   }
 
-  async #add ({ digest, content, config, build }: ImageToStore): Promise<StoredImage> {
+  async #add (wanted: ImageToStore): Promise<StoredImage> {
+    const { digest, config, layers } = wanted
     // A preparation may have ended between the caller's look and this run.
-    const present = await this.#store.find(content.kind, digest)
+    const present = await this.#findAny(digest)
+    if (present) return present
+    if (!layers || !this.#layers) return await this.#unpack(wanted)
+    // The image stands in the store before its layers are here: from then on nobody takes them for surplus.
+    return await this.#layers.changing.runExclusive(() => this.#store.add(digest, { kind: 'layered', layers }, config))
+  }
+
+  async #unpack ({ digest, config, kind, build }: ImageToStore): Promise<StoredImage> {
+    const present = await this.#store.find(kind, digest)
     if (present) return present
     const startedAt = performance.now()
-    const add = () => this.#store.add(digest, content, config, build)
-    // The image stands in the store before its layers are here: from then on nobody takes them for surplus.
-    const image = content.kind === 'layered' ? await this.#needLayers().changing.runExclusive(add) : await add()
-    if (build) this.#logger.info({ kind: content.kind, digest, sizeBytes: image.sizeBytes, durationMs: Math.round(performance.now() - startedAt) }, 'unpacked an image')
+    const image = await this.#store.add(digest, { kind }, config, build)
+    this.#logger.info({ kind, digest, sizeBytes: image.sizeBytes, durationMs: Math.round(performance.now() - startedAt) }, 'unpacked an image')
     return image
+  }
+
+  /** An image that has proved unusable does not stay; what a registry or a disk kept from being fetched goes on where it was. */
+  async #abandon (image: StoredImage, error: unknown): Promise<unknown> {
+    const isFinal = error instanceof BerthError && !errorKinds[error.kind].retryable
+    const isWanted = this.#leases.holds(image.digest) || (this.#pins.get(image.digest) ?? 0) > 1 || this.#references.of(image.digest).length > 0
+    if (isFinal && !isWanted && await this.#store.remove(image, () => this.#leases.holds(image.digest))) await this.#collector.collectLayers()
+    return error
   }
 
   async #lowerDirs (image: StoredImage, options: PrepareOptions): Promise<string[]> {
@@ -314,30 +338,6 @@ export class ImageManager {
   #needLayers (): LayeredImages {
     if (this.#layers) return this.#layers
     throw new BerthError('unavailable', 'image_layers_unusable', 'the image was fetched as layers, which this host cannot mount any more; run: berth doctor')
-  }
-
-  async #removeImage (image: StoredImage): Promise<boolean> {
-    if (!await this.#store.remove(image, () => this.#isHeld(image.digest))) return false
-    await this.#references.drop(image.digest)
-    this.#options.onEvent?.('image.removed', { digest: image.digest })
-    return true
-  }
-
-  /** Removes layers that no image needs. */
-  async #collectLayers (): Promise<number> {
-    const layers = this.#layers
-    if (!layers) return 0
-    return await layers.changing.runExclusive(async () => {
-      const images = await this.#store.list()
-      return await layers.collect(new Set(images.flatMap(image => image.kind === 'layered' ? image.layers.map(layer => layer.digest) : [])))
-    })
-  }
-
-  async #usedBytes (): Promise<number> {
-    const images = await this.#store.list()
-    const layers = await this.#states(images)
-    const sum = (sizes: number[]) => sizes.reduce((total, size) => total + size, 0)
-    return sum(images.map(image => image.sizeBytes)) + sum([...layers.values()].map(layer => layer.localBytes))
   }
 
   async #states (images: readonly StoredImage[]): Promise<Map<string, LayerProgress>> {
@@ -355,10 +355,6 @@ export class ImageManager {
     // The caller has gone meanwhile and will not release it.
     await this.#leases.release(leaseId)
     throw signal.reason
-  }
-
-  #isHeld (digest: string): boolean {
-    return this.#pins.has(digest) || this.#leases.holds(digest)
   }
 
   async #pinned<T> (digest: string, work: () => Promise<T>): Promise<T> {

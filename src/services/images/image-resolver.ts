@@ -3,15 +3,16 @@ import { BaseImage, baseImageConfig } from './base-image.ts'
 import { locateDirImage } from './dir-image.ts'
 import type { ImageConfig } from './image-config.ts'
 import type { ImageReference } from './image-reference.ts'
-import type { ImageContent } from './image-store.ts'
-import type { RegistryCredentials } from './layers/image-layer.ts'
+import type { ImageBlobs, ImageSource } from './image-source.ts'
+import type { RegistryCredentials, SourcedLayer } from './layers/image-layer.ts'
 import { LocalImages } from './local-images.ts'
 import type { PathRules } from './local-path.ts'
 import { unpackOciImage } from './oci-image.ts'
+import type { ResolvedManifest } from './oci-manifest.ts'
 import { RegistryClient } from './registry/registry-client.ts'
 import { RegistryConnections } from './registry/registry-connections.ts'
 import { resolveRegistryImage } from './registry/registry-image.ts'
-import type { RegistryReference } from './registry/registry-reference.ts'
+import { formatRegistryReference, type RegistryReference } from './registry/registry-reference.ts'
 import type { RegistrySettings } from './registry/registry-settings.ts'
 
 /** What a reference stands for at this moment; nothing of its content is on this host yet, or looked at. */
@@ -19,12 +20,16 @@ export type ResolvedImage =
   | { inPlace: { dir: string, config: ImageConfig } }
   | { stored: ImageToStore }
 
+/** An image that can be had as one directory, and perhaps as layers. */
 export interface ImageToStore {
   digest: string
-  content: ImageContent
   config: ImageConfig
-  /** Makes `<dir>/rootfs`; absent for a layered image. */
-  build?: (dir: string) => Promise<void>
+  /** What it is as a directory. */
+  kind: 'base' | 'unpacked'
+  /** Makes it as `<dir>/rootfs`. */
+  build: (dir: string) => Promise<void>
+  /** The bottom one first; absent where its blobs cannot be read by another process. */
+  layers?: SourcedLayer[]
 }
 
 export interface ResolverOptions {
@@ -34,8 +39,6 @@ export interface ResolverOptions {
   registry: RegistrySettings
   /** For what passes; cleared by the next daemon. */
   tempDir: string
-  /** Whether images of layers are mounted as such; else they are unpacked. */
-  usesLayers: boolean
   logger: Logger
 }
 
@@ -59,7 +62,7 @@ export class ImageResolver {
     switch (reference.kind) {
       case 'base': {
         const digest = await this.#base.digest()
-        return { stored: { digest, content: { kind: 'base' }, config: baseImageConfig, build: dir => this.#base.build(dir) } }
+        return { stored: { digest, config: baseImageConfig, kind: 'base', build: dir => this.#base.build(dir) } }
       }
       case 'dir':
         return { inPlace: { dir: await locateDirImage(reference.path, rules), config: { env: {} } } }
@@ -67,7 +70,8 @@ export class ImageResolver {
       case 'oci-archive':
       case 'docker-archive': {
         const { source, image } = await this.#local.resolve(reference)
-        return { stored: { digest: image.digest, content: { kind: 'unpacked' }, config: image.config, build: dir => unpackOciImage(source, image, dir) } }
+        const layers = await locateLayers(source, image)
+        return { stored: { digest: image.digest, config: image.config, kind: 'unpacked', build: dir => unpackOciImage(source, image, dir), ...(layers ? { layers } : {}) } }
       }
       case 'registry':
         return { stored: await this.#resolveRegistry(reference.reference, options) }
@@ -76,8 +80,27 @@ export class ImageResolver {
 
   async #resolveRegistry (reference: RegistryReference, options: { credentials?: RegistryCredentials, signal?: AbortSignal }): Promise<ImageToStore> {
     const { registry, repository } = reference
-    const client = new RegistryClient({ registry, repository, settings: this.#options.registry, connections: this.#connections, credentials: options.credentials, logger: this.#options.logger })
-    const { digest, config, layers } = await resolveRegistryImage(client, reference, { signal: options.signal })
-    return { digest, content: { kind: 'layered', layers, sources: [{ kind: 'registry', registry, repository }] }, config }
+    const { registry: settings, logger } = this.#options
+    const client = new RegistryClient({ registry, repository, settings, connections: this.#connections, credentials: options.credentials, logger })
+    const image = await resolveRegistryImage(client, reference, { signal: options.signal })
+    const blobs: ImageBlobs = { name: formatRegistryReference(reference), openBlob: ({ digest, size }) => client.streamBlob({ digest, sizeBytes: size }) }
+    return {
+      digest: image.digest,
+      config: image.config,
+      kind: 'unpacked',
+      build: dir => unpackOciImage(blobs, image, dir),
+      layers: image.layers.map(layer => ({ ...layer, sources: [{ kind: 'registry', registry, repository }] })),
+    }
   }
+}
+
+/** Where each layer lies on this host; undefined when one lies nowhere for another process to read. */
+async function locateLayers (source: ImageSource, image: ResolvedManifest): Promise<SourcedLayer[] | undefined> {
+  const layers: SourcedLayer[] = []
+  for (const layer of image.layers) {
+    const place = await source.locateBlob({ mediaType: layer.mediaType, digest: layer.digest, size: layer.sizeBytes })
+    if (!place) return undefined
+    layers.push({ ...layer, sources: [place] })
+  }
+  return layers
 }

@@ -6,7 +6,7 @@ import { BerthError } from '../../errors.ts'
 import { measureDirectory, syncFileSystem } from '../../host/umoci.ts'
 import { writeDurably } from '../../lib/durable-file.ts'
 import { isObject, type ImageConfig } from './image-config.ts'
-import type { BlobSource, LayerDescriptor } from './layers/image-layer.ts'
+import type { SourcedLayer } from './layers/image-layer.ts'
 
 /** Kinds of image, each in a directory of this name. */
 const storedKinds = ['base', 'unpacked', 'layered'] as const
@@ -14,12 +14,11 @@ export type StoredKind = typeof storedKinds[number]
 
 /** What an image is made of: a directory of its own, or layers that it shares with others. */
 export type ImageContent =
-  | { kind: 'base' | 'unpacked' }
+  | { kind: 'base' | 'unpacked', layers?: undefined }
   | {
     kind: 'layered'
     /** The bottom one first. */
-    layers: LayerDescriptor[]
-    sources: BlobSource[]
+    layers: SourcedLayer[]
   }
 
 /** An image in the store. */
@@ -169,7 +168,7 @@ function parseImageFile (text: string): ImageFile | undefined {
     // A damaged image is no image: it is made anew.
   }
   const isWhole = isObject(value) && storedKinds.some(kind => kind === value.kind) && typeof value.digest === 'string' && isObject(value.config) && isObject(value.config.env) &&
-    typeof value.sizeBytes === 'number' && typeof value.createdAt === 'string' && (value.kind !== 'layered' || (Array.isArray(value.layers) && Array.isArray(value.sources)))
+    typeof value.sizeBytes === 'number' && typeof value.createdAt === 'string' && (value.kind !== 'layered' || Array.isArray(value.layers))
   return isWhole ? value as unknown as ImageFile : undefined
 }
 

@@ -3,16 +3,15 @@ import { Mutex } from 'async-mutex'
 import type { Logger } from 'pino'
 import type { PullProgress } from '../../schemas/image.ts'
 import type { LayerMounts } from './layer-mounts.ts'
-import type { BlobSource, LayerDescriptor, LayerProgress, PullMode, RegistryCredentials } from './layers/image-layer.ts'
+import type { LayerDescriptor, LayerProgress, PullMode, RegistryCredentials, SourcedLayer } from './layers/image-layer.ts'
 import type { ImageServerSupervisor } from './server/image-server-supervisor.ts'
 
-/** The layers of one image, and where they can be had. */
+/** The layers of one image. */
 export interface LayerStack {
   /** Of the image. */
   digest: string
   /** The bottom one first. */
-  layers: readonly LayerDescriptor[]
-  sources: readonly BlobSource[]
+  layers: readonly SourcedLayer[]
 }
 
 export interface PrepareOptions {
@@ -108,9 +107,13 @@ export class LayeredImages {
     // The first failure ends the waits for the others; the server goes on with what it has begun.
     const failing = new AbortController()
     const waiting = signal ? AbortSignal.any([signal, failing.signal]) : failing.signal
-    const request = { sources: [...stack.sources], mode, ...(credentials ? { credentials } : {}) }
+    const waits = { signal: waiting, ...(onProgress ? { onProgress: report } : {}) }
     try {
-      return await Promise.all(layers.map(async layer => use(await this.#supervisor.prepare({ layer, ...request }, { signal: waiting, ...(onProgress ? { onProgress: report } : {}) }))))
+      return await Promise.all(layers.map(async ({ sources, ...layer }) => {
+        // What lies on this host is taken whole: a client may remove its files at any time.
+        const isLocal = sources.every(({ kind }) => kind === 'file')
+        return use(await this.#supervisor.prepare({ layer, sources, mode: isLocal ? 'eager' : mode, ...(credentials ? { credentials } : {}) }, waits))
+      }))
     } catch (error) {
       failing.abort(error)
       throw error
@@ -124,7 +127,7 @@ export class LayeredImages {
 }
 
 /** A layer that stands in an image twice hides its lower self; overlayfs refuses a directory that it has already. The bottom one first. */
-function uniqueLayers (layers: readonly LayerDescriptor[]): LayerDescriptor[] {
+function uniqueLayers (layers: readonly SourcedLayer[]): SourcedLayer[] {
   return layers.filter((layer, index) => !layers.slice(index + 1).some(above => above.digest === layer.digest))
 }
 

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { findProgram } from '../../host/command.ts'
 import { probeErofs } from '../../host/erofs.ts'
 import { isFuseUsable } from '../../host/fuse-mount.ts'
 import { LayerMounts } from './layer-mounts.ts'
@@ -27,9 +28,9 @@ export interface OpenLayersOptions {
 export async function openLayers (options: OpenLayersOptions): Promise<LayeredImages | undefined> {
   const { mode, layersDir, mountsDir, settings, logger } = options
   if (mode === 'unpack') return undefined
-  const erofs = await probeErofs(layersDir)
+  const erofs = findProgram('gztool') ? await probeErofs(layersDir) : { ok: false as const, why: 'gztool is not installed' }
   if (!erofs.ok) {
-    logger.warn({ reason: erofs.why }, 'images are unpacked: this host cannot mount layers')
+    logger.warn({ reason: erofs.why }, 'images are unpacked: this host cannot make or mount layers; run: berth doctor')
     return undefined
   }
   const isLazy = mode !== 'eager' && await isFuseUsable()

@@ -18,6 +18,11 @@ export type BlobSource =
   /** Part of a regular file on this host: a blob of a layout or a member of an archive. */
   | { kind: 'file', path: string, offsetBytes: number }
 
+/** A layer with the places where its blob can be had, to be tried in this order. */
+export interface SourcedLayer extends LayerDescriptor {
+  sources: BlobSource[]
+}
+
 /** What a request brings along for a registry. Kept in memory alone: never on disk, never in a log. */
 export type RegistryCredentials =
   | { username: string, password: string }

@@ -23,7 +23,7 @@ export interface ServerSettings {
   layersDir: string
   registry: RegistrySettingsJson
   /** Where indexes of layers are kept and shared; the server itself reads the files that they name. */
-  indexes?: IndexSettings
+  indexes: IndexSettings
   /** Whether layers may be served while they are incomplete. */
   isLazy: boolean
   /** How long a read waits for content, in milliseconds. */

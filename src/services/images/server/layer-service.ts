@@ -142,7 +142,7 @@ export class LayerService {
   async close (): Promise<void> {
     this.#filling.close()
     this.#boots.close()
-    await Promise.all([...this.#layers.values()].map(layer => layer.lazy?.close()))
+    await Promise.all([...this.#layers.values()].map(async layer => layer.lazy?.close()))
   }
 
   async #reopen (digest: string): Promise<void> {

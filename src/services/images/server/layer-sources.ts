@@ -14,29 +14,36 @@ export interface BlobReader {
   range: (startByte: number, endByte: number, signal?: AbortSignal) => Promise<Buffer>
 }
 
+interface BlobPlace {
+  layer: LayerDescriptor
+  sources: readonly BlobSource[]
+  credentials: RegistryCredentials | undefined
+}
+
 /** Reaches the places that blobs come from; what is learnt of a registry (connections, tokens) serves all of its blobs. */
 export class LayerSources {
   readonly #logger: Logger
   #settings: RegistrySettings
-  #connections: RegistryConnections
+  /** Of the settings that are in force. */
+  connections: RegistryConnections
   readonly #clients = new Map<string, RegistryClient>()
 
   constructor (options: { settings: RegistrySettings, logger: Logger }) {
     this.#logger = options.logger
     this.#settings = options.settings
-    this.#connections = new RegistryConnections({ settings: options.settings, logger: options.logger })
+    this.connections = new RegistryConnections({ settings: options.settings, logger: options.logger })
   }
 
   /** From the next request on. Requests under way end by themselves. */
   setSettings (settings: RegistrySettings): void {
     this.#settings = settings
-    this.#connections = new RegistryConnections({ settings, logger: this.#logger })
+    this.connections = new RegistryConnections({ settings, logger: this.#logger })
     this.#clients.clear()
   }
 
   reader (layer: LayerDescriptor, sources: readonly BlobSource[], credentials: RegistryCredentials | undefined): BlobReader {
     return {
-      stream: (offsetBytes, signal) => this.#stream(layer, sources, credentials, offsetBytes, signal),
+      stream: (offsetBytes, signal) => this.#stream({ layer, sources, credentials }, offsetBytes, signal),
       range: async (startByte, endByte, signal) => {
         return await eachUntil(sources, async source => {
           if (source.kind === 'file') return await readFileRange(source.path, source.offsetBytes + startByte, endByte - startByte)
@@ -46,7 +53,8 @@ export class LayerSources {
     }
   }
 
-  async * #stream (layer: LayerDescriptor, sources: readonly BlobSource[], credentials: RegistryCredentials | undefined, offsetBytes: number, signal: AbortSignal | undefined): AsyncGenerator<Buffer, void, void> {
+  async * #stream (place: BlobPlace, offsetBytes: number, signal: AbortSignal | undefined): AsyncGenerator<Buffer, void, void> {
+    const { layer, sources, credentials } = place
     let hasBegun = false
     for (const [index, source] of sources.entries()) {
       try {
@@ -71,7 +79,7 @@ export class LayerSources {
     const key = JSON.stringify([registry, repository, credentials])
     const known = this.#clients.get(key)
     if (known) return known
-    const client = new RegistryClient({ registry, repository, credentials, settings: this.#settings, connections: this.#connections, logger: this.#logger })
+    const client = new RegistryClient({ registry, repository, credentials, settings: this.#settings, connections: this.connections, logger: this.#logger })
     this.#clients.set(key, client)
     return client
   }
