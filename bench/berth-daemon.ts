@@ -19,15 +19,18 @@ export interface LogLine { msg: string, adoptedMs?: number }
 export class BerthDaemon implements Contestant {
   readonly name = 'ours'
   readonly stateDir: string
-  readonly #runDir: string
+  readonly runDir: string
+  readonly #settings: Readonly<Record<string, string>>
   readonly #pool: Pool
   #child: ChildProcess | undefined
   #log = ''
 
-  constructor (dir: string) {
+  /** Settings are variables of its environment. */
+  constructor (dir: string, settings: Readonly<Record<string, string>> = {}) {
+    this.#settings = settings
     this.stateDir = join(dir, 'state')
-    this.#runDir = join(dir, 'run')
-    this.#pool = new Pool('http://localhost', { socketPath: join(this.#runDir, 'berth.sock'), connections, pipelining: 1, headersTimeout: 120_000, bodyTimeout: 120_000 })
+    this.runDir = join(dir, 'run')
+    this.#pool = new Pool('http://localhost', { socketPath: join(this.runDir, 'berth.sock'), connections, pipelining: 1, headersTimeout: 120_000, bodyTimeout: 120_000 })
   }
 
   get pid (): number {
@@ -37,7 +40,7 @@ export class BerthDaemon implements Contestant {
 
   /** Starts the process; answers how long it took until it said that it is ready, in milliseconds. */
   async start (): Promise<number> {
-    await mkdir(this.#runDir, { recursive: true, mode: 0o711 })
+    await mkdir(this.runDir, { recursive: true, mode: 0o711 })
     this.#log = ''
     return await timed(async () => {
       this.#child = this.#spawn([])
@@ -47,6 +50,11 @@ export class BerthDaemon implements Contestant {
         await delay(10)
       }
     })
+  }
+
+  /** Ends the process as its user does; sandboxes go on. */
+  async end (): Promise<void> {
+    if (this.#child) await endChild(this.#child, 'SIGTERM')
   }
 
   async kill (): Promise<void> {
@@ -78,6 +86,24 @@ export class BerthDaemon implements Contestant {
 
   create (input: Partial<SandboxCreate> = {}): Promise<Sandbox> {
     return this.request('POST', '/v1/sandboxes', 201, { image: 'berth/base', ...input })
+  }
+
+  /** Creates a sandbox and waits for the first piece of its output; answers how long that took, in milliseconds. */
+  async startUntilOutput (input: Partial<SandboxCreate>, expected: string, onOutput?: () => void): Promise<{ sandbox: Sandbox, durationMs: number }> {
+    const startedMs = performance.now()
+    const sandbox = await this.create(input)
+    const answer = await this.#pool.request({ method: 'GET', path: `/v1/sandboxes/${sandbox.id}/logs?follow=true` })
+    let durationMs = NaN
+    let text = ''
+    for await (const chunk of answer.body as AsyncIterable<Buffer>) {
+      if (text === '') {
+        durationMs = performance.now() - startedMs
+        onOutput?.()
+      }
+      text += chunk.toString()
+    }
+    mustBe(`the output of ${input.image}`, text, expected)
+    return { sandbox, durationMs }
   }
 
   async runEcho (): Promise<number> {
@@ -122,8 +148,8 @@ export class BerthDaemon implements Contestant {
   }
 
   #spawn (args: string[]): ChildProcess {
-    const child = spawn(berth, ['serve', '--state-dir', this.stateDir, '--run-dir', this.#runDir, '--socket', join(this.#runDir, 'berth.sock'), '--listen', '127.0.0.1:0', ...args], {
-      env: passedOn(),
+    const child = spawn(berth, ['serve', '--state-dir', this.stateDir, '--run-dir', this.runDir, '--socket', join(this.runDir, 'berth.sock'), '--listen', '127.0.0.1:0', ...args], {
+      env: { ...passedOn(), ...this.#settings },
       detached: true,
       stdio: ['ignore', 'ignore', 'pipe'],
     })

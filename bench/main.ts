@@ -1,6 +1,6 @@
 /**
- * npm run bench [-- --n 15] [--only echo,exec,…] [--json]: ours, bare runsc, and podman's REST API where installed, interleaved in one run.
- * A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
+ * npm run bench [SCENARIO…] [-- --n 15] [--only echo,exec,…] [--json]: ours, bare runsc, and podman's REST API where installed, interleaved
+ * in one run. A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -12,27 +12,35 @@ import { BareRunsc } from './bare-runsc.ts'
 import { BerthDaemon, readTemplate } from './berth-daemon.ts'
 import type { Contestant } from './contestant.ts'
 import { measureAdoption, measureConcurrentStarts, measureList, measureMemory } from './fleet-scenarios.ts'
+import { judgeImages, printImages } from './images-report.ts'
+import { measureImages, type ImageOutcome } from './images.ts'
 import { readMachineFacts } from './machine.ts'
 import { PodmanService } from './podman-service.ts'
 import { judge, printMachine, printTable, type Row } from './report.ts'
 import { measureDelete, measureEcho, measureExec } from './single-scenarios.ts'
 
-const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption'] as const
+const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption', 'images'] as const
 type ScenarioName = typeof scenarioNames[number]
 
 const wholeDeadlineMs = 30 * 60_000
+const defaultRounds = 15
 const fleetRounds = 3
+// A round of the images fetches a gigabyte a dozen times.
+const defaultImageRounds = 3
 
-interface Options { n: number, only: readonly ScenarioName[], isJson: boolean }
+interface Options { n: number, imageRounds: number, only: readonly ScenarioName[], isJson: boolean }
 
 function readOptions (): Options {
-  const { values } = parseArgs({ options: { n: { type: 'string', default: '15' }, only: { type: 'string', default: scenarioNames.join(',') }, json: { type: 'boolean', default: false } } })
-  const n = Number(values.n)
+  const { values, positionals } = parseArgs({
+    options: { n: { type: 'string' }, only: { type: 'string' }, json: { type: 'boolean', default: false } },
+    allowPositionals: true,
+  })
+  const n = Number(values.n ?? defaultRounds)
   if (!Number.isInteger(n) || n < 1 || n > 1000) throw new Error('--n takes a whole number from 1 to 1000')
-  const only = values.only.split(',') as ScenarioName[]
-  const unknown = only.filter(name => !scenarioNames.includes(name))
-  if (unknown.length > 0) throw new Error(`--only takes some of ${scenarioNames.join(',')}; there is no ${unknown.join(', ')}`)
-  return { n, only, isJson: values.json }
+  const named = [...positionals, ...values.only?.split(',') ?? []] as ScenarioName[]
+  const unknown = named.filter(name => !scenarioNames.includes(name))
+  if (unknown.length > 0) throw new Error(`scenarios are ${scenarioNames.join(',')}; there is no ${unknown.join(', ')}`)
+  return { n, imageRounds: values.n === undefined ? defaultImageRounds : n, only: named.length > 0 ? named : scenarioNames, isJson: values.json }
 }
 
 interface Bench {
@@ -102,6 +110,12 @@ async function measureOurs (bench: Bench): Promise<Row[]> {
   return rows
 }
 
+async function compareImages ({ options, stack, dir, programs, signal, progress }: Bench): Promise<ImageOutcome | undefined> {
+  if (!options.only.includes('images')) return undefined
+  const { runsc = '', podman } = programs
+  return await measureImages({ rounds: options.imageRounds, dir: join(dir, 'images'), stack, programs: { runsc, podman }, signal, progress })
+}
+
 async function startDaemon ({ stack, dir }: Bench, name: string): Promise<BerthDaemon> {
   const daemon = new BerthDaemon(join(dir, name))
   stack.defer(`the daemon ${name}`, () => daemon.close())
@@ -126,8 +140,14 @@ async function main (): Promise<number> {
     if (!programs.podman) progress('podman: not installed')
     const { rows, podman } = await compare(bench)
     const outcomes = [...rows, ...await measureOurs(bench)].map(judge)
-    if (options.isJson) process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes }, null, 2)}\n`)
-    else printTable(outcomes, podman)
+    const images = await compareImages(bench)
+    const imageRows = images ? judgeImages(images) : []
+    if (options.isJson) {
+      process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes, image: images?.image, images: imageRows }, null, 2)}\n`)
+      return 0
+    }
+    if (outcomes.length > 0) printTable(outcomes, podman)
+    if (images) printImages(imageRows, images, options.imageRounds)
     return 0
   } finally {
     progress('cleaning up')

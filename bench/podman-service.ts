@@ -1,20 +1,14 @@
 /** podman's REST API (libpod, version 4) with the same runtime and the same userland, on directories of its own. */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { mkdir, readdir, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Pool } from 'undici'
-import { cleanEnv } from '../src/host/command.ts'
-import { runtimeProfiles } from '../src/host/oci-runtime.ts'
-import { endChild, mustRun, runChild } from './child.ts'
-import { findPids } from './machine.ts'
+import { endChild, mustRun } from './child.ts'
 import { mustBe, timed, type Contestant } from './contestant.ts'
+import { PodmanStorage, type PodmanStorageOptions } from './podman-storage.ts'
 
-export interface PodmanServiceOptions {
-  dir: string
-  /** Of the programs. */
-  podman: string
-  runsc: string
+export interface PodmanServiceOptions extends PodmanStorageOptions {
+  /** Of the program. */
   init: string
   /** Directory with the userland of the base image. */
   rootfsDir: string
@@ -28,24 +22,25 @@ const readyWithinMs = 20_000
 export class PodmanService implements Contestant {
   readonly name = 'podman'
   readonly #options: PodmanServiceOptions
+  readonly #storage: PodmanStorage
   readonly #pool: Pool
   #child: ChildProcess | undefined
   #log = ''
 
   constructor (options: PodmanServiceOptions) {
     this.#options = options
+    this.#storage = new PodmanStorage(options)
     this.#pool = new Pool('http://localhost', { socketPath: this.#socketPath, connections: 4, pipelining: 1, headersTimeout: 60_000, bodyTimeout: 60_000 })
   }
 
   async start (): Promise<void> {
     const { dir, podman, rootfsDir } = this.#options
-    await mkdir(dir, { recursive: true })
-    // Locks in shared memory would be one set for every podman of the host.
-    await writeFile(this.#configPath, '[engine]\nlock_type = "file"\n')
+    const { globalArgs, env } = this.#storage
+    await this.#storage.open()
     const archive = join(dir, 'rootfs.tar')
     await mustRun('tar', ['-C', rootfsDir, '-cf', archive, '.'])
-    await mustRun(podman, [...this.#globalArgs(), 'import', archive, image], { env: this.#env() })
-    const child = spawn(podman, [...this.#globalArgs(), 'system', 'service', '--time=0', `unix://${this.#socketPath}`], { stdio: ['ignore', 'ignore', 'pipe'], detached: true, env: this.#env() })
+    await mustRun(podman, [...globalArgs, 'import', archive, image], { env })
+    const child = spawn(podman, [...globalArgs, 'system', 'service', '--time=0', `unix://${this.#socketPath}`], { stdio: ['ignore', 'ignore', 'pipe'], detached: true, env })
     this.#child = child
     child.stderr.setEncoding('utf8').on('data', (text: string) => { this.#log += text })
     const until = Date.now() + readyWithinMs
@@ -89,17 +84,7 @@ export class PodmanService implements Contestant {
   async close (): Promise<void> {
     await this.#pool.destroy()
     if (this.#child) await endChild(this.#child, 'SIGTERM')
-    const { podman } = this.#options
-    // Ends what an interrupted run left, then its storage: overlay's own mount point is below --root.
-    await runChild(podman, [...this.#globalArgs(), 'rm', '--all', '--force', '--time', '0'], { env: this.#env() })
-    await runChild(podman, [...this.#globalArgs(), 'rmi', '--all', '--force'], { env: this.#env() })
-    // The monitor of an exec stays for five minutes, then cleans up in directories that are gone.
-    for (const pid of await findPids('conmon', this.#options.dir)) process.kill(pid, 'SIGKILL')
-    await runChild('umount', ['--no-canonicalize', join(this.#options.dir, 'storage', 'overlay')])
-    // The parent of its groups stays empty; one that another podman of this host uses is not, and stays.
-    for (const hierarchy of await readdir('/sys/fs/cgroup')) {
-      for (const group of ['libpod_parent/conmon', 'libpod_parent']) await rmdir(join('/sys/fs/cgroup', hierarchy, group)).catch(() => {})
-    }
+    await this.#storage.close()
   }
 
   async #startContainer (command: string[]): Promise<string> {
@@ -119,23 +104,5 @@ export class PodmanService implements Contestant {
 
   get #socketPath (): string {
     return join(this.#options.dir, 'podman.sock')
-  }
-
-  get #configPath (): string {
-    return join(this.#options.dir, 'containers.conf')
-  }
-
-  #env (): Record<string, string> {
-    return { ...cleanEnv, CONTAINERS_CONF: this.#configPath }
-  }
-
-  #globalArgs (): string[] {
-    const { dir, runsc } = this.#options
-    const flags = (runtimeProfiles['runsc']?.globalArgs ?? []).filter(flag => flag !== '--ignore-cgroups')
-    return [
-      '--root', join(dir, 'storage'), '--runroot', join(dir, 'run'), '--tmpdir', join(dir, 'tmp'),
-      '--cgroup-manager=cgroupfs', '--events-backend=none', '--runtime', runsc,
-      ...flags.map(flag => `--runtime-flag=${flag.replace(/^--/, '')}`),
-    ]
   }
 }

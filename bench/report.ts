@@ -28,9 +28,12 @@ export interface Outcome extends Row {
 export function judge (row: Row): Outcome {
   const medians = Object.fromEntries(Object.entries(row.samples).map(([name, samples]) => [name, round(median(samples))])) as Outcome['medians']
   const ratio = medians.bare === undefined || medians.ours === undefined ? undefined : medians.ours / medians.bare
-  const { of, bound, limit } = row.target
-  const actual = (of === 'ratio' ? ratio : medians.ours) ?? NaN
-  return { ...row, medians, ratio, isMet: bound === 'at most' ? actual <= limit : actual >= limit }
+  const actual = (row.target.of === 'ratio' ? ratio : medians.ours) ?? NaN
+  return { ...row, medians, ratio, isMet: isWithin(row.target, actual) }
+}
+
+export function isWithin ({ bound, limit }: Target, actual: number): boolean {
+  return bound === 'at most' ? actual <= limit : actual >= limit
 }
 
 const contestants: readonly ContestantName[] = ['ours', 'bare', 'podman']
@@ -48,27 +51,38 @@ export function printTable (outcomes: readonly Outcome[], podman: string): void 
     `${outcome.scenario} (n = ${outcome.samples.ours?.length ?? 0})`,
     ...contestants.map(name => cell(outcome, name)),
     outcome.ratio === undefined ? '' : outcome.ratio.toFixed(2),
-    `${outcome.target.of === 'ratio' ? 'ratio ' : ''}${outcome.target.bound === 'at most' ? '≤' : '≥'} ${outcome.target.limit}${outcome.target.of === 'value' ? ` ${outcome.unit}` : ''}`,
+    targetText(outcome.target, outcome.unit),
     outcome.isMet ? 'yes' : 'no',
   ])
-  const table = [['', 'ours', 'bare runsc', 'podman', 'ours / bare', 'target', 'met'], ...rows]
+  printRows([['', 'ours', 'bare runsc', 'podman', 'ours / bare', 'target', 'met'], ...rows])
+  for (const { scenario, note } of outcomes) if (note) print(`${scenario}: ${note}`)
+  print(`podman: ${podman}`)
+}
+
+/** A table; the first row is its head. */
+export function printRows (table: ReadonlyArray<readonly string[]>): void {
   const widths = table[0]?.map((_title, column) => Math.max(...table.map(row => row[column]?.length ?? 0))) ?? []
   const line = (row: readonly string[]) => `| ${row.map((text, column) => text.padEnd(widths[column] ?? 0)).join(' | ')} |`
   print('')
   print(line(table[0] ?? []))
   print(`|${widths.map(width => '-'.repeat(width + 2)).join('|')}|`)
-  for (const row of rows) print(line(row))
+  for (const row of table.slice(1)) print(line(row))
   print('')
-  for (const { scenario, note } of outcomes) if (note) print(`${scenario}: ${note}`)
-  print(`podman: ${podman}`)
+}
+
+export function targetText ({ of, bound, limit }: Target, unit: string): string {
+  return `${of === 'ratio' ? 'ratio ' : ''}${bound === 'at most' ? '≤' : '≥'} ${limit}${of === 'value' && unit !== '' ? ` ${unit}` : ''}`
+}
+
+function cell (outcome: Outcome, name: ContestantName): string {
+  const samples = outcome.samples[name]
+  return samples ? spread(samples, outcome.unit) : ''
 }
 
 /** Median, and between which values the middle half lies. */
-function cell (outcome: Outcome, name: ContestantName): string {
-  const { samples: { [name]: samples }, unit, medians: { [name]: middle } } = outcome
-  if (!samples || middle === undefined) return ''
-  const spread = samples.length < 3 ? '' : ` (${round(quantile(samples, 0.25))}–${round(quantile(samples, 0.75))})`
-  return `${middle} ${unit}${spread}`
+export function spread (samples: readonly number[], unit: string): string {
+  const middle = `${round(median(samples))} ${unit}`.trimEnd()
+  return samples.length < 3 ? middle : `${middle} (${round(quantile(samples, 0.25))}–${round(quantile(samples, 0.75))})`
 }
 
 /** Three digits that count. */
@@ -76,6 +90,6 @@ function round (value: number): number {
   return Number(value.toPrecision(3))
 }
 
-function print (text: string): void {
+export function print (text: string): void {
   process.stdout.write(`${text}\n`)
 }
