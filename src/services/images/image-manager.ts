@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { Semaphore } from 'async-mutex'
 import type { Logger } from 'pino'
 import { BerthError, errorKinds } from '../../errors.ts'
 import type { Image, ImageDetail, PullProgress } from '../../schemas/image.ts'
@@ -40,6 +41,9 @@ export interface ImageManagerOptions {
   /** Told of what happens to images. */
   onEvent?: (type: ImageEventType, data: Record<string, unknown>) => void
 }
+
+// A quarter of the threads that a daemon has (bin/berth).
+const maxLookups = 4
 
 type ImageEventType = 'image.pulled' | 'image.removed' | 'image.stalled' | 'image.recovered' | 'image.damaged'
 
@@ -84,6 +88,8 @@ export class ImageManager {
   readonly #layers: LayeredImages | undefined
   readonly #collector: ImageCollector
   readonly #logger: Logger
+  /** Each may hold a thread for as long as a registry is waited for. */
+  readonly #lookups = new Semaphore(maxLookups)
   readonly #preparing = new SingleFlight<StoredImage>()
   /** How many calls need an image, by digest, from before they look for it until their lease is written. */
   readonly #pins = new Map<string, number>()
@@ -173,7 +179,7 @@ export class ImageManager {
    * @throws BerthError invalid_argument `user_not_found`, `group_not_found`, `image_invalid`.
    */
   async resolveUser (prepared: Pick<PreparedImage, 'lowerDirs'>, user: string): Promise<ResolvedUser> {
-    return resolveImageUser(prepared.lowerDirs, user)
+    return await this.#lookups.runExclusive(() => resolveImageUser(prepared.lowerDirs, user))
   }
 
   /**

@@ -32,7 +32,7 @@ const maxId = 2 ** 32 - 2
  * Finds `uid`, `uid:gid`, `name` or `name:group` in the image's etc/passwd and etc/group, by Docker's rules: a number
  * needs no entry; without a group the user's own is taken (0 for a number without entry) and its further groups are added.
  *
- * @throws BerthError invalid_argument `user_not_found` or `group_not_found`.
+ * @throws BerthError invalid_argument `user_not_found` or `group_not_found`; unavailable `registry_unavailable`.
  */
 export async function resolveImageUser (lowerDirs: readonly string[], user: string): Promise<ResolvedUser> {
   const [userPart = '', groupPart, ...rest] = user.split(':')
@@ -68,6 +68,9 @@ async function readDatabase (lowerDirs: readonly string[], path: string): Promis
     const content = await readContained(lowerDirs, path, { links: 'contain', maxBytes: maxFileBytes })
     return content?.toString('utf8') ?? ''
   } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EIO') {
+      throw new BerthError('unavailable', 'registry_unavailable', `the image's /${path} is not on this host yet and cannot be fetched; try again when its registry answers`, { cause: error })
+    }
     if (!(error instanceof ContainedFileError)) throw error
     throw new BerthError('invalid_argument', 'image_invalid', `the image's /${path} cannot be used: ${error.message}`, { cause: error })
   }

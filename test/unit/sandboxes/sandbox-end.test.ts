@@ -52,5 +52,5 @@ for (const [name, facts, expected] of cases) {
 }
 
 test('only what nobody wished for is a failure', () => {
-  assert.deepEqual([...failureReasons].sort(), ['lost', 'runtime_crashed', 'setup_failed'])
+  assert.deepEqual([...failureReasons].sort(), ['image_lost', 'lost', 'runtime_crashed', 'setup_failed'])
 })
