@@ -7,7 +7,7 @@ import { dirname } from 'node:path'
 import { BerthError } from '../errors.ts'
 import { OutputCollector } from '../lib/output-collector.ts'
 import { cleanEnv, findProgram, signalNumbers } from './command.ts'
-import { makePipe } from './libc.ts'
+import { growPipe, makePipe } from './libc.ts'
 import { startProgram, type ProgramEnd } from './spawn.ts'
 
 export interface IndexGzipOptions {
@@ -75,6 +75,7 @@ function mustFind (name: string): string {
 function startFilter (path: string, argv: readonly string[], outputPath: string) {
   const output = openSync(outputPath, 'wx', 0o600)
   const [input, messages] = [makePipe(), makePipe()]
+  growPipe(input.writeFd, pipeBytes)
   try {
     const program = startProgram(path, { argv, env: cleanEnv, cwd: '/', stdio: [input.readFd, output, messages.writeFd], isSessionLeader: false })
     const stdin = new Socket({ fd: input.writeFd, readable: false, writable: true })
@@ -95,6 +96,8 @@ function startFilter (path: string, argv: readonly string[], outputPath: string)
 }
 
 const maxMessageBytes = 4096
+// What an unprivileged user may have: a writer that is woken less often.
+const pipeBytes = 1024 ** 2
 
 /** Writes a stream to a program, no faster than it takes it, until either of them ends. */
 async function feed (stdin: Socket, input: AsyncIterable<Buffer>, ended: Promise<ProgramEnd>): Promise<void> {
@@ -124,6 +127,8 @@ async function gztoolError (end: ProgramEnd, { isOverLimit, maxTarBytes, dir, st
   }
   if (hasHitLimit || await freeDiskBytes(dir) < reservedDiskBytes / 2) return diskFullError(cause)
   if (end.signalNumber !== undefined) return new BerthError('unavailable', 'image_unpack_interrupted', 'the decompression of a layer was interrupted on the host; try again', { cause })
+  // As a shell and setpriv say it: gztool never ran.
+  if (end.exitCode === 126 || end.exitCode === 127) return new BerthError('unavailable', 'program_not_found', 'the program gztool of this host cannot be run; run: berth doctor', { cause })
   return new BerthError('invalid_argument', 'image_invalid', 'a layer of the image is not a whole gzip stream: it is damaged, cut off, or followed by something else; push the image again', { cause })
 }
 

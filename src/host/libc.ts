@@ -45,6 +45,7 @@ const O_NONBLOCK = 0o4000
 const F_GETFL = 3
 const F_SETFL = 4
 const POLLIN = 1
+const F_SETPIPE_SZ = 1031
 const WNOHANG = 1
 // sys/mount.h: the mount calls that take options one by one
 const FSOPEN_CLOEXEC = 1
@@ -130,6 +131,11 @@ export function waitReadable (fds: readonly number[], timeoutMs: number): boolea
   for (const [index, fd] of fds.entries()) structs.set([fd, POLLIN], index * 2)
   pollCall(structs, fds.length, timeoutMs)
   return fds.map((_fd, index) => (structs[index * 2 + 1] ?? 0) >>> 16 !== 0)
+}
+
+/** Asks for a larger pipe (F_SETPIPE_SZ); one that the kernel refuses stays as it is. */
+export function growPipe (fd: number, bytes: number): void {
+  fcntlCall(fd, F_SETPIPE_SZ, 'int', bytes)
 }
 
 export interface SpawnOptions {

@@ -97,11 +97,23 @@ test('a layer stacked by overlayfs hides what its whiteouts and opaque directori
   assert.equal(lstatSync(join(merged, 'su')).mode & 0o7777, 0o4755)
 })
 
-test('directories that a layer only names as part of a path are reported', async t => {
-  const { directory: layers } = await layerDirectory(t)
-  const facts = await buildLayer({ ...layerOf(tar(directory('a'), entry({ name: 'a/b/c/file' }, 'x'), entry({ name: 'tmp/x' }, 'x'))), directory: layers })
-  assert.deepEqual(facts.implicitDirectories, ['a/b', 'a/b/c', 'tmp'])
-  assert.equal(facts.entries, 3)
+test('directories that a layer only names as part of a path are root\'s with mode 0755, and reported', async t => {
+  const fixture = await layerDirectory(t)
+  const long = 'n'.repeat(200)
+  const archive = tar(directory('a', { mode: 0o700 }), entry({ name: 'a/b/c/file' }, 'content'), pax([['path', `${long}/é/x`]]), entry({}, 'x'), entry({ name: 'w/.wh.x' }), entry({ name: 'tmp/x' }, 'other content'))
+  const { layer, openBlob } = layerOf(archive, 'gzip')
+  const facts = await buildLayer({ layer, openBlob, directory: fixture.directory })
+  assert.deepEqual(facts.implicitDirectories, ['a/b', 'a/b/c', long, `${long}/é`, 'w', 'tmp'])
+  assert.equal(facts.entries, 5)
+  const mounted = await mountOf(fixture, layer.digest)
+  for (const path of facts.implicitDirectories) {
+    const { mode, uid, gid, mtimeMs } = lstatSync(join(mounted, path))
+    assert.deepEqual([mode & 0o7777, uid, gid, mtimeMs], [0o755, 0, 0, 0], path)
+  }
+  assert.equal(lstatSync(join(mounted, 'a')).mode & 0o7777, 0o700)
+  assert.deepEqual(['a/b/c/file', `${long}/é/x`, 'tmp/x'].map(path => readFileSync(join(mounted, path), 'utf8')), ['content', 'x', 'other content'])
+  assert.ok(lstatSync(join(mounted, 'w/x')).isCharacterDevice())
+  assert.deepEqual(readdirSync(fixture.directory.files(layer.digest).dir).sort(), ['complete', 'layer.json', 'layer.tar', 'meta.erofs', 'spans'])
 })
 
 test('layers of many gzip members and of many zstd frames are whole', async t => {

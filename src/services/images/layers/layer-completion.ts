@@ -15,18 +15,20 @@ import { TarScan } from './tar-scan.ts'
  */
 export async function completeLayer (options: { files: LayerFiles, table: SpanTable, signal?: AbortSignal }): Promise<void> {
   const { files, table, signal } = options
-  const scan = new TarScan({ tarPath: files.tarPath, spans: undefined })
+  const indexablePath = `${files.tarPath}.headers`
+  await rm(indexablePath, { force: true })
+  const scan = new TarScan({ tarPath: files.tarPath, spans: undefined, indexablePath })
   const scanned = await scan.finish().catch((error: unknown) => {
     throw isLayerNeedsUnpack(error) ? damaged(error) : error
   }).finally(() => scan.close())
   if (scanned.diffId !== table.diffId) throw damaged()
   const ownMetaPath = `${files.metaPath}.own`
   try {
-    const refusal = await makeTarIndex(files.tarPath, ownMetaPath, { signal })
+    const refusal = await makeTarIndex(scanned.indexablePath, ownMetaPath, { signal })
     if (refusal !== undefined) throw damaged(new Error(refusal))
     await replaceIfDifferent(ownMetaPath, files.metaPath)
   } finally {
-    await rm(ownMetaPath, { force: true })
+    for (const path of [ownMetaPath, indexablePath]) await rm(path, { force: true })
   }
   await (await open(files.completePath, 'w', 0o600)).close()
   await syncPath(dirname(files.completePath))

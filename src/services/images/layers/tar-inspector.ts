@@ -6,12 +6,17 @@ import { TarTree } from './tar-tree.ts'
 export interface TarInspection {
   /** Files, directories, links and the rest, without headers that belong to the next one. */
   entries: number
-  /** Directories that are only named as part of a path: their owner and mode are not the archive's (root, 0755). The first 1,000. */
+  /** Directories that are only named as part of a path: their owner and mode are not the archive's. Raw bytes as latin1. */
   implicitDirectories: string[]
+  /** Where the end mark is. */
+  endOffset: number
 }
 
 /** Reads up to so many bytes at an offset of the tar; fewer only at its end. */
 export type ReadTar = (offset: number, length: number) => Buffer
+
+/** Gets every header block, and the data of those that belong to another. */
+export type OnHeader = (offset: number, bytes: Buffer) => void
 
 const maxEntries = 2_000_000
 const maxExtraHeaderBytes = 1024 ** 2
@@ -31,9 +36,9 @@ interface Pending {
  *
  * @throws BerthError invalid_argument `image_invalid`; LayerNeedsUnpackError where only the index is impossible.
  */
-export function inspectTar (tarBytes: number, read: ReadTar): TarInspection {
+export function inspectTar (tarBytes: number, read: ReadTar, onHeader?: OnHeader): TarInspection {
   const tree = new TarTree()
-  const headers = new HeaderReader(tarBytes, read)
+  const headers = new HeaderReader(tarBytes, read, onHeader)
   let pending: Pending = {}
   let entries = 0
   for (;;) {
@@ -52,26 +57,35 @@ export function inspectTar (tarBytes: number, read: ReadTar): TarInspection {
     headers.skip(dataBytes)
   }
   if (Object.keys(pending).length > 0) throw refuse('the archive ends after the header of an entry')
-  return { entries, implicitDirectories: tree.implicitDirectories(1000) }
+  return { entries, implicitDirectories: tree.implicitDirectories(), endOffset: headers.offset - 2 * blockBytes }
 }
 
 /** Goes from header to header. */
 class HeaderReader {
   readonly #tarBytes: number
   readonly #read: ReadTar
+  readonly #onHeader: OnHeader | undefined
   #offset = 0
   #buffer: Buffer = Buffer.alloc(0)
   #bufferStart = 0
 
-  constructor (tarBytes: number, read: ReadTar) {
+  constructor (tarBytes: number, read: ReadTar, onHeader: OnHeader | undefined) {
     this.#tarBytes = tarBytes
     this.#read = read
+    this.#onHeader = onHeader
+  }
+
+  get offset (): number {
+    return this.#offset
   }
 
   /** The next header, undefined at the two zero blocks that end an archive. */
   next (): TarHeader | undefined {
     const block = this.#block()
-    if (block[0] !== 0) return parseTarHeader(block)
+    if (block[0] !== 0) {
+      this.#onHeader?.(this.#offset - blockBytes, block)
+      return parseTarHeader(block)
+    }
     if (!isZero(block)) throw refuse('an entry has no name')
     if (!isZero(this.#block())) throw refuse('a single zero block stands between two entries')
     return undefined
@@ -82,7 +96,9 @@ class HeaderReader {
     if (size > maxExtraHeaderBytes) throw refuse('an extended header is too large')
     const start = this.#offset
     this.skip(size)
-    return this.#read(start, size)
+    const body = this.#read(start, size)
+    this.#onHeader?.(start, body)
+    return body
   }
 
   /** Skips the data of an entry, with its padding. */

@@ -6,18 +6,23 @@ import { isMainThread, parentPort, Worker, workerData } from 'node:worker_thread
 import { BerthError } from '../../../errors.ts'
 import { errorFacts, errorFromFacts, type ErrorFacts } from '../server/control-protocol.ts'
 import { readIndexHeader, readIndexPoints } from './gzip-index.ts'
+import { writeIndexableTar } from './indexable-tar.ts'
 import { inspectTar, type TarInspection } from './tar-inspector.ts'
 
 export interface TarScanOptions {
   tarPath: string
   /** Where spans begin: as gztool's index says while it grows, every so many bytes, or nowhere. */
   spans: { indexPath: string } | { everyBytes: number } | undefined
+  /** Where to write what is to be indexed, if that is not the tar itself; must not exist. */
+  indexablePath: string
 }
 
 export interface TarScanResult extends TarInspection {
   diffId: string
   tarBytes: number
   spans: { tarStart: number, sha256: Buffer }[]
+  /** What mkfs.erofs is to index. */
+  indexablePath: string
 }
 
 type WorkerAnswer = { result: TarScanResult } | { error: ErrorFacts }
@@ -60,7 +65,7 @@ function revive (result: TarScanResult): TarScanResult {
 }
 
 /** Follows the files until it is told that they are whole. */
-async function scan ({ tarPath, spans }: TarScanOptions): Promise<TarScanResult> {
+async function scan ({ tarPath, spans, indexablePath }: TarScanOptions): Promise<TarScanResult> {
   const finish = Promise.withResolvers<void>()
   let isWhole = false
   parentPort?.once('message', () => { isWhole = true; finish.resolve() })
@@ -79,8 +84,11 @@ async function scan ({ tarPath, spans }: TarScanOptions): Promise<TarScanResult>
       if (isLastRound) break
       await Promise.race([finish.promise, delay(pollMs)])
     }
-    const inspection = inspectTar(tar.size(), (offset, length) => tar.read(offset, length))
-    return { ...inspection, ...hashes.result() }
+    const read = (offset: number, length: number) => tar.read(offset, length)
+    const inspection = inspectTar(tar.size(), read)
+    const isTarIndexable = inspection.implicitDirectories.length === 0
+    if (!isTarIndexable) writeIndexableTar(indexablePath, inspection, tar.size(), read)
+    return { ...inspection, ...hashes.result(), indexablePath: isTarIndexable ? tarPath : indexablePath }
   } finally {
     tar.close()
     index?.close()

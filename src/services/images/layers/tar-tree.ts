@@ -9,6 +9,9 @@ const maxPathBytes = 4095
 // V8 keeps a name of ten characters in about a hundred bytes.
 const maxAllNamesBytes = 512 * 1024 ** 2
 
+const maxNames = 4_000_000
+const maxImplicitDirectories = 100_000
+
 // OCI image-spec, layer.md, "Whiteouts"; what else begins with two prefixes is aufs's own.
 const whiteoutPrefix = '.wh.'
 const opaqueName = '.wh..wh..opq'
@@ -68,9 +71,11 @@ export class TarTree {
     this.#set(parts, path, 'directory')
   }
 
-  /** Directories without an entry of their own. */
-  implicitDirectories (limit: number): string[] {
-    return [...this.#kinds].filter(([, kind]) => kind === 'implicit').slice(0, limit).map(([path]) => Buffer.from(path, 'latin1').toString())
+  /** Directories without an entry of their own, each after its parent. */
+  implicitDirectories (): string[] {
+    const paths = [...this.#kinds].filter(([, kind]) => kind === 'implicit').map(([path]) => path)
+    if (paths.length > maxImplicitDirectories) throw new LayerNeedsUnpackError('it leaves out too many directories')
+    return paths
   }
 
   /** The parts of a name that is neither the root nor a whiteout. */
@@ -111,7 +116,7 @@ export class TarTree {
 
   #put (key: string, kind: Kind): void {
     if (!this.#kinds.has(key)) this.#nameBytes += key.length
-    if (this.#nameBytes > maxAllNamesBytes) throw refuse('the names of its entries are too many')
+    if (this.#nameBytes > maxAllNamesBytes || this.#kinds.size > maxNames) throw refuse('the names of its entries are too many')
     this.#kinds.set(key, kind)
     // It may have been a directory that others know as their parent.
     if (kind !== 'directory' && kind !== 'implicit' && key === this.#knownParent) this.#knownParent = undefined
