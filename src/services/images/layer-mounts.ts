@@ -51,11 +51,6 @@ export class LayerMounts {
     return target
   }
 
-  /** The mount point of a complete layer, if it is mounted. */
-  find (digest: string): string | undefined {
-    return this.#mounted.has(hexOf(digest)) ? join(this.#dir, hexOf(digest)) : undefined
-  }
-
   /** Gives back every mount of this layer. */
   async unmount (digest: string): Promise<void> {
     await this.#unmountAll(name => name.split('.')[0] === hexOf(digest))

@@ -30,6 +30,8 @@ export class LayeredImages {
   readonly #mounts: LayerMounts
   readonly #layersDir: string
   readonly #logger: Logger
+  /** Where layers are to be mounted from: what need not be asked of the server. */
+  readonly #current = new Map<string, { dir: string, isLocal: boolean }>()
   /** Held by whoever removes layers, and by whoever makes known that an image needs some. */
   readonly changing = new Mutex()
 
@@ -53,16 +55,29 @@ export class LayeredImages {
 
   /** Mount points of the image's layers, the top one first. */
   async mount (stack: LayerStack, options: PrepareOptions): Promise<string[]> {
-    const unique = uniqueLayers(stack.layers)
-    const known = unique.map(layer => this.#mounts.find(layer.digest))
+    const known = uniqueLayers(stack.layers).map(layer => this.#current.get(layer.digest)?.dir)
     if (known.every(dir => dir !== undefined)) return known.toReversed()
-    const dirs = await this.#each(stack, options, prepared => this.#mounts.mount(prepared))
+    const dirs = await this.#each(stack, options, async prepared => {
+      const dir = await this.#mounts.mount(prepared)
+      this.#current.set(prepared.digest, { dir, isLocal: prepared.isLocal })
+      return dir
+    })
     return dirs.toReversed()
+  }
+
+  /** A layer is complete: who comes from now on mounts it without a server. */
+  markComplete (digest: string): void {
+    if (!this.#current.get(digest)?.isLocal) this.#current.delete(digest)
+  }
+
+  /** A server is gone, and what was mounted through it. */
+  markLost (): void {
+    for (const [digest, { isLocal }] of this.#current) if (!isLocal) this.#current.delete(digest)
   }
 
   /** Tells the server that a sandbox of the image is about to start. */
   async boot (stack: LayerStack): Promise<void> {
-    if (stack.layers.every(layer => this.#mounts.find(layer.digest) !== undefined)) return
+    if (stack.layers.every(layer => this.#current.get(layer.digest)?.isLocal)) return
     await this.#supervisor.boot({ imageDigest: stack.digest, digests: stack.layers.map(layer => layer.digest) })
       .catch((error: unknown) => this.#logger.debug({ err: error }, 'the image server was not told of a start'))
   }
@@ -79,7 +94,10 @@ export class LayeredImages {
     const surplus = [...await this.#present()].filter(digest => !needed.has(digest))
     if (surplus.length === 0) return 0
     const states = await this.states()
-    for (const digest of surplus) await this.#mounts.unmount(digest)
+    for (const digest of surplus) {
+      this.#current.delete(digest)
+      await this.#mounts.unmount(digest)
+    }
     await this.#supervisor.forget(surplus)
     return surplus.reduce((sum, digest) => sum + (states.get(digest)?.localBytes ?? 0), 0)
   }

@@ -43,11 +43,16 @@ export async function openLayers (options: OpenLayersOptions): Promise<LayeredIm
     logPath: options.serverLogPath,
     settings: { ...settings, layersDir, isLazy, registry: registryToJson(settings.registry) },
     logger,
-    onEvent: options.onEvent,
+    onEvent: event => {
+      if (event.type === 'completed') layers.markComplete(event.digest)
+      options.onEvent(event)
+    },
     onLost: async generation => {
+      layers.markLost()
       await options.onLost(lowerDir => mounts.isOfGeneration(lowerDir, generation))
       await mounts.unmountGeneration(generation)
     },
   })
-  return new LayeredImages({ supervisor, mounts, layersDir, logger })
+  const layers = new LayeredImages({ supervisor, mounts, layersDir, logger })
+  return layers
 }
