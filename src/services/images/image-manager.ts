@@ -203,7 +203,7 @@ export class ImageManager {
     })
     await this.#pinned(digest, async () => {
       await this.#bring(source.stored, signal, async image => {
-        if (image.kind === 'layered') await this.#needLayers().prepare(image, { mode, credentials, signal, onProgress: report })
+        if (image.kind === 'layered') await this.#needLayers().mount(image, { mode, credentials, signal, onProgress: report })
       })
       await this.#references.set(referenceName(parsed, reference), digest)
     })

@@ -1,9 +1,11 @@
-import { readdir } from 'node:fs/promises'
 import { Mutex } from 'async-mutex'
 import type { Logger } from 'pino'
 import type { PullProgress } from '../../schemas/image.ts'
+import { findOverriddenDirectory } from './implicit-directories.ts'
 import type { LayerMounts } from './layer-mounts.ts'
 import type { LayerDescriptor, LayerProgress, PullMode, RegistryCredentials, SourcedLayer } from './layers/image-layer.ts'
+import { LayerDirectory } from './layers/layer-directory.ts'
+import { LayerNeedsUnpackError } from './layers/layer-needs-unpack-error.ts'
 import type { ImageServerSupervisor } from './server/image-server-supervisor.ts'
 
 /** The layers of one image. */
@@ -22,13 +24,11 @@ export interface PrepareOptions {
   onProgress?: (layers: LayerProgress[]) => void
 }
 
-const layerDirPattern = /^[a-f0-9]{64}$/
-
 /** Images as stacks of layers: each layer is on this host once, mounted once, whatever number of images and sandboxes use it. */
 export class LayeredImages {
   readonly #supervisor: ImageServerSupervisor
   readonly #mounts: LayerMounts
-  readonly #layersDir: string
+  readonly #directory: LayerDirectory
   readonly #logger: Logger
   /** Where layers are to be mounted from: what need not be asked of the server. */
   readonly #current = new Map<string, { dir: string, isLocal: boolean }>()
@@ -38,7 +38,7 @@ export class LayeredImages {
   constructor (options: { supervisor: ImageServerSupervisor, mounts: LayerMounts, layersDir: string, logger: Logger }) {
     this.#supervisor = options.supervisor
     this.#mounts = options.mounts
-    this.#layersDir = options.layersDir
+    this.#directory = new LayerDirectory({ dir: options.layersDir })
     this.#logger = options.logger
   }
 
@@ -48,20 +48,22 @@ export class LayeredImages {
     await this.#supervisor.adopt()
   }
 
-  /** Has every layer made ready, without mounting it. */
-  async prepare (stack: LayerStack, options: PrepareOptions): Promise<void> {
-    await this.#each(stack, options, async () => {})
-  }
-
-  /** Mount points of the image's layers, the top one first. */
+  /**
+   * Mount points of the image's layers, the top one first.
+   *
+   * @throws LayerNeedsUnpackError (see `isLayerNeedsUnpack`) when the layers cannot be stacked rightly; what the image server throws.
+   */
   async mount (stack: LayerStack, options: PrepareOptions): Promise<string[]> {
-    const known = uniqueLayers(stack.layers).map(layer => this.#current.get(layer.digest)?.dir)
-    if (known.every(dir => dir !== undefined)) return known.toReversed()
+    const layers = uniqueLayers(stack.layers)
+    const known = layers.map(layer => this.#current.get(layer.digest)?.dir)
+    const isFound = options.mode === 'lazy' || layers.every(layer => this.#current.get(layer.digest)?.isLocal)
+    if (isFound && known.every(dir => dir !== undefined)) return known.toReversed()
     const dirs = await this.#each(stack, options, async prepared => {
       const dir = await this.#mounts.mount(prepared)
       this.#current.set(prepared.digest, { dir, isLocal: prepared.isLocal })
       return dir
     })
+    await this.#checkStack(layers, dirs)
     return dirs.toReversed()
   }
 
@@ -113,6 +115,16 @@ export class LayeredImages {
     await this.#supervisor.end()
   }
 
+  /** `dirs` are the layers' mount points; the bottom one first. */
+  async #checkStack (layers: readonly SourcedLayer[], dirs: readonly string[]): Promise<void> {
+    await Promise.all(layers.map(async ({ digest }, index) => {
+      if (index === 0) return
+      const { implicitDirectories = [] } = (await this.#directory.find(digest))?.facts ?? {}
+      const overridden = await findOverriddenDirectory(implicitDirectories, dirs.slice(0, index).toReversed())
+      if (overridden !== undefined) throw new LayerNeedsUnpackError(`it changes /${overridden}, a directory that it has no entry for`)
+    }))
+  }
+
   async #each<T> (stack: LayerStack, options: PrepareOptions, use: (prepared: Awaited<ReturnType<ImageServerSupervisor['prepare']>>) => Promise<T>): Promise<T[]> {
     const { mode, credentials, signal, onProgress } = options
     const layers = uniqueLayers(stack.layers)
@@ -139,8 +151,7 @@ export class LayeredImages {
   }
 
   async #present (): Promise<Set<string>> {
-    const names = await readdir(this.#layersDir).catch(() => [])
-    return new Set(names.filter(name => layerDirPattern.test(name)).map(hex => `sha256:${hex}`))
+    return new Set(await this.#directory.list())
   }
 }
 

@@ -5,8 +5,8 @@ import type { SpanPresence } from './span-presence.ts'
 import { inflateSpan } from './span-reader.ts'
 import type { SpanTable } from './span-table.ts'
 
-/** Bytes of the blob from `start` up to `end`, without it. */
-export type FetchRange = (start: number, end: number, options: { signal: AbortSignal }) => Promise<Buffer>
+/** Bytes of the blob from `start` up to `end`, without it. `isSecondTry`: what came at first was not what it should be, so another place had better be asked. */
+export type FetchRange = (start: number, end: number, options: { signal: AbortSignal, isSecondTry: boolean }) => Promise<Buffer>
 
 export interface SpanFetcherOptions {
   table: SpanTable
@@ -96,9 +96,19 @@ export class SpanFetcher {
   }
 
   async #bring (first: number, last: number, signal: AbortSignal): Promise<void> {
+    try {
+      await this.#bringFrom(first, last, { signal, isSecondTry: false })
+    } catch (error) {
+      if (!(error instanceof BerthError) || error.code !== 'image_invalid') throw error
+      await this.#bringFrom(first, last, { signal, isSecondTry: true })
+    }
+  }
+
+  async #bringFrom (first: number, last: number, options: { signal: AbortSignal, isSecondTry: boolean }): Promise<void> {
     const { table, fetchRange, onBytes } = this.#options
+    const { signal } = options
     const [start, end] = [table.spans[first]?.blobStart ?? 0, table.spans[last]?.blobEnd ?? 0]
-    const bytes = await fetchRange(start, end, { signal })
+    const bytes = await fetchRange(start, end, options)
     onBytes(bytes.length)
     if (bytes.length !== end - start) throw new BerthError('unavailable', 'registry_unavailable', 'the source of a layer answered with another part of it than it was asked for; try again or use another source')
     const spans = Array.from({ length: last - first + 1 }, (_, i) => first + i)

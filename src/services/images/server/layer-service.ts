@@ -188,33 +188,44 @@ export class LayerService {
   }
 
   async #build (served: ServedLayer): Promise<void> {
-    const { directory, sources, indexes } = this.#options
+    const { directory, indexes, events } = this.#options
     const layer = served.descriptor
     const ending = new AbortController()
     this.#building.set(layer.digest, ending)
     let facts: LayerFacts
     try {
-      facts = await this.#builds.runExclusive(async () => {
-        ending.signal.throwIfAborted()
-        served.streamedBytes = 0
-        const reader = sources.reader(layer, served.sources, served.credentials)
-        return await buildLayer({
-          layer,
-          directory,
-          openBlob: offset => reader.stream(offset, ending.signal),
-          onProgress: ({ fetchedBytes }) => { served.streamedBytes = fetchedBytes; served.tell() },
-          signal: ending.signal,
-        })
-      })
+      facts = await this.#builds.runExclusive(() => this.#buildFrom(served, { signal: ending.signal, skipMirrors: false }).catch((error: unknown) => {
+        // A mirror may have anything; what the registry itself says is final.
+        if (!(error instanceof BerthError) || error.code !== 'image_invalid' || !this.#options.sources.hasMirrors(served.sources)) throw error
+        return this.#buildFrom(served, { signal: ending.signal, skipMirrors: true })
+      }))
     } finally {
       served.streamedBytes = undefined
       this.#building.delete(layer.digest)
     }
     served.tarBytes = facts.tarBytes
     served.isComplete = true
-    this.#options.events.append('completed', layer.digest)
+    events.append('completed', layer.digest)
     this.#serve(served)
     if (facts.hasSpans) await indexes.add(layer, directory.files(layer.digest), served)
+  }
+
+  async #buildFrom (served: ServedLayer, options: { signal: AbortSignal, skipMirrors: boolean }): Promise<LayerFacts> {
+    const { directory, sources } = this.#options
+    const layer = served.descriptor
+    options.signal.throwIfAborted()
+    served.streamedBytes = 0
+    const reader = sources.reader(layer, served.sources, served.credentials)
+    return await buildLayer({
+      layer,
+      directory,
+      openBlob: offset => reader.stream(offset, options),
+      onProgress: ({ fetchedBytes }) => {
+        served.streamedBytes = fetchedBytes
+        served.tell()
+      },
+      signal: options.signal,
+    })
   }
 
   async #openLazy (served: ServedLayer): Promise<void> {
@@ -224,7 +235,9 @@ export class LayerService {
       directory,
       digest,
       readTimeoutMs,
-      fetchRange: (start, end, { signal }) => sources.reader(served.descriptor, served.sources, served.credentials).range(start, end, signal),
+      fetchRange: (start, end, { signal, isSecondTry }) => {
+        return sources.reader(served.descriptor, served.sources, served.credentials).range(start, end, { signal, skipMirrors: isSecondTry })
+      },
       onEvent: ({ type, message }) => {
         if (type === 'completed') served.isComplete = true
         if (type === 'damaged') this.#layers.delete(digest)

@@ -7,11 +7,17 @@ import { RegistryClient } from '../registry/registry-client.ts'
 import { RegistryConnections } from '../registry/registry-connections.ts'
 import type { RegistrySettings } from '../registry/registry-settings.ts'
 
+interface ReadOptions {
+  signal: AbortSignal
+  /** Mirrors have answered with other bytes than they should. */
+  skipMirrors: boolean
+}
+
 /** Bytes of one blob, from the first of its sources that has them. What comes is for the reader to verify. */
 export interface BlobReader {
   /** The blob from this byte on. */
-  stream: (offsetBytes: number, signal?: AbortSignal) => AsyncIterable<Buffer>
-  range: (startByte: number, endByte: number, signal?: AbortSignal) => Promise<Buffer>
+  stream: (offsetBytes: number, options: ReadOptions) => AsyncIterable<Buffer>
+  range: (startByte: number, endByte: number, options: ReadOptions) => Promise<Buffer>
 }
 
 interface BlobPlace {
@@ -41,33 +47,38 @@ export class LayerSources {
     this.#clients.clear()
   }
 
+  /** Whether some of these registries have mirrors. */
+  hasMirrors (sources: readonly BlobSource[]): boolean {
+    return sources.some(source => source.kind === 'registry' && this.#settings.mirrors.has(source.registry))
+  }
+
   reader (layer: LayerDescriptor, sources: readonly BlobSource[], credentials: RegistryCredentials | undefined): BlobReader {
     return {
-      stream: (offsetBytes, signal) => this.#stream({ layer, sources, credentials }, offsetBytes, signal),
-      range: async (startByte, endByte, signal) => {
+      stream: (offsetBytes, options) => this.#stream({ layer, sources, credentials }, offsetBytes, options),
+      range: async (startByte, endByte, options) => {
         return await eachUntil(sources, async source => {
           if (source.kind === 'file') return await readFileRange(source.path, source.offsetBytes + startByte, endByte - startByte)
-          return await this.#client(source, credentials).fetchRange(layer, startByte, endByte, { signal })
+          return await this.#client(source, credentials).fetchRange(layer, startByte, endByte, options)
         })
       },
     }
   }
 
-  async * #stream (place: BlobPlace, offsetBytes: number, signal: AbortSignal | undefined): AsyncGenerator<Buffer, void, void> {
+  async * #stream (place: BlobPlace, offsetBytes: number, options: ReadOptions): AsyncGenerator<Buffer, void, void> {
     const { layer, sources, credentials } = place
     let hasBegun = false
     for (const [index, source] of sources.entries()) {
       try {
         const chunks = source.kind === 'file'
           ? readFileStream(source.path, source.offsetBytes + offsetBytes, layer.sizeBytes - offsetBytes)
-          : this.#client(source, credentials).streamBlob(layer, { offsetBytes, signal })
+          : this.#client(source, credentials).streamBlob(layer, { offsetBytes, ...options })
         for await (const chunk of chunks) {
           hasBegun = true
           yield chunk
         }
         return
       } catch (error) {
-        if (hasBegun || index === sources.length - 1 || signal?.aborted) throw error
+        if (hasBegun || index === sources.length - 1 || options.signal.aborted) throw error
       }
     }
     throw noSource()
