@@ -164,8 +164,8 @@ export class ImageManager {
    * undefined for every other image, whose directories are always there.
    */
   async mountRootfs (digest: string, options: { signal?: AbortSignal } = {}): Promise<string[] | undefined> {
-    const image = await this.#store.find('layered', digest)
-    return image && await this.#lowerDirs(image, { mode: 'lazy', signal: options.signal })
+    const image = await this.#findAny(digest)
+    return image?.kind === 'layered' ? await this.#lowerDirs(image, { mode: 'lazy', signal: options.signal }) : undefined
   }
 
   /** Gives a lease back; fine when there is none. */
@@ -303,6 +303,8 @@ export class ImageManager {
       if (!isLayerNeedsUnpack(error) || !('build' in wanted)) throw await this.#abandon(image, error)
     }
     const unpacked = await this.#preparing.run(digest, signal, () => this.#unpack(wanted))
+    // It is held as what it is from here on; nobody has come so far as to use its layers.
+    if (await this.#store.remove(image, () => false)) await this.#collector.collectLayers()
     return { image: unpacked, result: await use(unpacked) }
   }
 
