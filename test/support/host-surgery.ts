@@ -64,7 +64,7 @@ export async function simulateReboot (daemon: TestDaemon, options: { areMountsKe
     await eventually(() => run('rmdir', [path]).then(() => true, async () => !(await findLeftovers(daemon)).includes(`cgroup ${path}`)), `${path} is removed`)
   }
   if (!options.areMountsKept) {
-    for (const [kind, path = ''] of words) if (kind === 'mount') await run('umount', [path])
+    for (const [kind, path = ''] of words.toReversed()) if (kind === 'mount') await run('umount', [path])
   }
   if (options.isRunDirKept) return await writeFile(join(daemon.runDir, 'boot'), 'another boot\n')
   for (const name of await readdir(daemon.runDir)) await rm(join(daemon.runDir, name), { recursive: true })

@@ -1,12 +1,16 @@
 /** What tests of a daemon's images have in common: images of a small root, ways to make them lazy, and the processes that serve them. */
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Event, EventType } from '../../src/schemas/event.ts'
 import type { ImageDetail } from '../../src/schemas/image.ts'
 import type { ErrorBody } from '../../src/schemas/wire.ts'
 import { makeImage, pushImage, type ImageSource, type LayerSource } from './image-maker.ts'
+import { tarOf } from './layout-writer.ts'
 import type { TestRegistry, Teardown } from './registry.ts'
 import type { Answer, TestDaemon } from './test-daemon.ts'
 
@@ -14,13 +18,21 @@ export const MiB = 1024 ** 2
 /** So long that nothing is fetched but what is read. */
 export const neverFills = { BERTH_IMAGE_FILL_DELAY_MS: '3600000', BERTH_IMAGE_READ_TIMEOUT_MS: '2000' }
 
-/** A root with busybox and two users. */
-export const rootLayer: LayerSource = {
-  files: {
-    'etc/passwd': 'root:x:0:0:root:/root:/bin/sh\nalice:x:1234:1234:Alice:/home/alice:/bin/sh\n',
-    'etc/group': 'root:x:0:\nalice:x:1234:\nstaff:x:50:alice\n',
-  },
-  script: 'mkdir bin tmp root home home/alice; cp /usr/bin/busybox bin/busybox; for name in $(busybox --list); do [ "$name" = busybox ] || ln -s busybox "bin/$name"; done; chmod 1777 tmp',
+/** A root with busybox and two users; the same layer in every image. */
+export const rootLayer: LayerSource = { tar: rootTar() }
+
+function rootTar (): Buffer {
+  const dir = mkdtempSync(join(tmpdir(), 'berth-root-'))
+  try {
+    mkdirSync(join(dir, 'etc'))
+    writeFileSync(join(dir, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nalice:x:1234:1234:Alice:/home/alice:/bin/sh\n')
+    writeFileSync(join(dir, 'etc/group'), 'root:x:0:\nalice:x:1234:\nstaff:x:50:alice\n')
+    const script = 'mkdir bin tmp root home home/alice; cp /usr/bin/busybox bin/busybox; for name in $(busybox --list); do [ "$name" = busybox ] || ln -s busybox "bin/$name"; done'
+    execFileSync('sh', ['-euc', `${script}; chmod 1777 tmp; chmod 755 .`], { cwd: dir })
+    return tarOf(dir)
+  } finally {
+    rmSync(dir, { recursive: true })
+  }
 }
 
 /** Files of random bytes, which no compression makes smaller: name below /data → size. */
