@@ -87,7 +87,7 @@ test('a command that is not there, and an image that is not there, end with a wo
   const command = await run(['run', '--rm', image, 'no-such-program'])
   assert.notEqual(command.exitCode, 0)
   assert.match(command.stderr, /No such file|not found/)
-  const missing = await run(['run', 'no/such/image', 'true'])
+  const missing = await run(['run', 'oci:/no/such/image', 'true'])
   assert.equal(missing.exitCode, 125)
   assert.match(missing.stderr, /^berth: /)
 })
