@@ -3,6 +3,7 @@ import { access, readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { unmount } from '../src/host/mount.ts'
+import type { ResourceStack } from '../src/lib/resource-stack.ts'
 import type { ExecResult } from '../src/schemas/exec.ts'
 import type { Sandbox, SandboxCreate } from '../src/schemas/sandbox.ts'
 import { BerthDaemon } from './berth-daemon.ts'
@@ -14,6 +15,8 @@ import type { ColdStart, ImageSamples, ImageSource, Traffic } from './image-samp
 export interface ImageBerthOptions {
   /** Made here, and removed with all that is below. */
   dir: string
+  /** Takes what could not be given back. */
+  stack: ResourceStack
   /** Of the image. */
   digest: string
   /** A userland with the same large file. */
@@ -26,33 +29,60 @@ export interface ImageBerthOptions {
 
 /** How often in one round what takes a second or two is measured. */
 const repeats = 3
+const readRepeats = 5
 const sharedWithinMs = 20_000
 // A start is recorded for ten seconds.
 const profileWithinMs = 15_000
 
 /** A daemon whose images are nobody else's: whole first, then from nothing but the indexes that were made with it. */
 export async function measureWhole (source: ImageSource, options: ImageBerthOptions): Promise<void> {
-  await withDaemon(options.dir, {}, daemon => measureWholeOn(daemon, source, options))
+  await withDaemon(options, {}, daemon => measureWholeOn(daemon, source, options))
 }
 
 /** Daemons that know nothing of the image but where its indexes are shared. */
-export async function measureShared (source: ImageSource, settings: Readonly<Record<string, string>>, options: ImageBerthOptions): Promise<void> {
+export async function measureShared (source: ImageSource, shared: SharedIndexes, options: ImageBerthOptions): Promise<void> {
   for (let i = 0; i < repeats; i++) {
-    await withDaemon(join(options.dir, String(i)), settings, async daemon => {
-      await startCold(daemon, source, 'cold, index in the registry', options)
+    options.signal.throwIfAborted()
+    await withDaemon({ ...options, dir: join(options.dir, String(i)) }, shared.settings, async daemon => {
+      await daemon.runEcho()
+      await startCold(daemon, source, shared.hasProfile ? 'cold, index and profile in the registry' : 'cold, index in the registry', options)
     })
   }
 }
 
-/** Has the indexes made and shared; answers whether `isShared` came to say so. */
-export async function shareIndexes (source: ImageSource, settings: Readonly<Record<string, string>>, options: { dir: string, isShared: () => Promise<boolean> }): Promise<boolean> {
-  let areShared = false
-  await withDaemon(options.dir, settings, async daemon => {
+export interface SharedIndexes {
+  settings: Readonly<Record<string, string>>
+  /** Whether what a start reads first is shared too. */
+  hasProfile: boolean
+}
+
+export interface SharingOptions extends Pick<ImageBerthOptions, 'dir' | 'stack' | 'digest'> {
+  layers: number
+  /** How many indexes and boot profiles are shared. */
+  countShared: () => Promise<{ indexes: number, profiles: number }>
+}
+
+/** Has the indexes made and shared, and a boot profile; undefined when no indexes came to be shared. */
+export async function shareIndexes (source: ImageSource, settings: Readonly<Record<string, string>>, options: SharingOptions): Promise<SharedIndexes | undefined> {
+  const { digest, countShared, layers } = options
+  let shared: SharedIndexes | undefined
+  await withDaemon(options, settings, async daemon => {
     await pull(daemon, source)
-    const until = Date.now() + sharedWithinMs
-    while (!(areShared = await options.isShared()) && Date.now() < until) await delay(100)
+    if (!await comesTrue(async () => (await countShared()).indexes >= layers, sharedWithinMs)) return
+    await daemon.request('DELETE', `/v1/images/${digest}`, 200)
+    await startOnce(daemon, source.reference)
+    shared = { settings, hasProfile: await comesTrue(async () => (await countShared()).profiles > 0, profileWithinMs) }
   })
-  return areShared
+  return shared
+}
+
+async function comesTrue (isTrue: () => Promise<boolean>, withinMs: number): Promise<boolean> {
+  const until = Date.now() + withinMs
+  for (;;) {
+    if (await isTrue()) return true
+    if (Date.now() > until) return false
+    await delay(100)
+  }
 }
 
 async function measureWholeOn (daemon: BerthDaemon, source: ImageSource, options: ImageBerthOptions): Promise<void> {
@@ -94,12 +124,7 @@ async function startForgotten (daemon: BerthDaemon, source: ImageSource, measure
 /** Whether a profile of the image's first start came to be. */
 async function hasProfile (daemon: BerthDaemon, digest: string): Promise<boolean> {
   const path = join(daemon.stateDir, 'images/indexes', digest.replace('sha256:', 'profile-'))
-  const until = Date.now() + profileWithinMs
-  while (!await access(path).then(() => true, () => false)) {
-    if (Date.now() > until) return false
-    await delay(100)
-  }
-  return true
+  return await comesTrue(() => access(path).then(() => true, () => false), profileWithinMs)
 }
 
 async function startCold (daemon: BerthDaemon, source: ImageSource, measure: ColdStart, { samples, readTraffic }: ImageBerthOptions): Promise<void> {
@@ -125,8 +150,7 @@ async function measureReads (daemon: BerthDaemon, reference: string, { plainDir,
       samples.add('wan', first, await readMBs(daemon, id))
     }
     for (const { id, repeated } of i % 2 === 0 ? readers : readers.toReversed()) {
-      await readMBs(daemon, id)
-      samples.add('wan', repeated, await readMBs(daemon, id))
+      for (let again = 0; again < readRepeats; again++) samples.add('wan', repeated, await readMBs(daemon, id))
     }
   }
   for (const { id } of readers) await daemon.remove(id)
@@ -171,19 +195,24 @@ async function restartUnmounted (daemon: BerthDaemon): Promise<void> {
   await daemon.start()
 }
 
-async function withDaemon (dir: string, settings: Readonly<Record<string, string>>, work: (daemon: BerthDaemon) => Promise<void>): Promise<void> {
+async function withDaemon (
+  { dir, stack }: Pick<ImageBerthOptions, 'dir' | 'stack'>,
+  settings: Readonly<Record<string, string>>,
+  work: (daemon: BerthDaemon) => Promise<void>
+): Promise<void> {
   const daemon = new BerthDaemon(dir, settings)
-  let isClosed = false
   try {
     await daemon.start()
     await settleDisk()
     await work(daemon)
   } finally {
-    // What could not be reclaimed is kept, to be found by what lies in its directories.
-    await daemon.close()
-    isClosed = true
+    await daemon.close().catch((error: unknown) => {
+      stack.defer(`the daemon in ${dir}`, () => daemon.close())
+      throw error
+    })
   }
-  if (isClosed) await rm(dir, { recursive: true, force: true })
+  // Not reached when something could not be reclaimed: it is found again by what lies in the directories.
+  await rm(dir, { recursive: true, force: true })
 }
 
 /** What others have written is written before a time begins, so that nobody pays for it. */

@@ -46,8 +46,9 @@ export function judgeImages ({ image, samples }: ImageOutcome): ImageRow[] {
       addMs(`${what}, against skopeo`, ours, { other: skopeo, target: ratio('at least', 10), ratioOf: 'other / ours' })
       claims.push({ claim: `${what}, fetched until then`, unit: 'MB', ours: megabytes(samples.of(link, `${measure}, bytes`)), other: blobs, target: ratio('at most', 0.1) })
     }
-    addMs('eager pull', samples.of(link, 'eager pull'), { other: { name: 'podman pull', values: samples.of(link, 'podman pull') }, target: ratio('at least', 2), ratioOf: 'other / ours' })
-    addMs('eager pull, against skopeo', samples.of(link, 'eager pull'), { other: { name: 'skopeo + umoci', values: samples.of(link, 'skopeo and umoci') }, ratioOf: 'other / ours' })
+    const eager = samples.of(link, 'eager pull')
+    addMs('eager pull', eager, { other: { name: 'podman pull', values: samples.of(link, 'podman pull') }, target: ratio('at least', 2), ratioOf: 'other / ours' })
+    addMs('eager pull, against skopeo', eager, { other: { name: 'skopeo + umoci', values: samples.of(link, 'skopeo and umoci') }, ratioOf: 'other / ours' })
     addMs('first start of a complete image', samples.of(link, 'first start of a complete image'), { other: warm })
     addMs('start after a restart, layers not mounted', samples.of(link, 'after a restart of the daemon'), { other: warm })
     addMs('rootfs step of a second sandbox', samples.of(link, 'rootfs step'), { target: value('at most', 15) })

@@ -30,8 +30,8 @@ export async function measureImages (options: ImageBenchOptions): Promise<ImageO
   const samples = new ImageSamples()
   const { registry, proxy } = await startRegistry(image.registryDir, dir, stack)
   const sources = (['wan', 'loopback'] as const).map((link): ImageSource => ({ link, reference: `${link === 'wan' ? proxy.host : registry.host}/${imageName}` }))
-  const settings = await indexSettings(dir)
   const common: Omit<ImageBerthOptions, 'dir'> = {
+    stack,
     digest: image.facts.digest,
     plainDir: image.plainDir,
     samples,
@@ -39,20 +39,24 @@ export async function measureImages (options: ImageBenchOptions): Promise<ImageO
     signal,
   }
   progress('images: sharing the indexes')
-  const areShared = await shareIndexes({ link: 'loopback', reference: `${registry.host}/${imageName}` }, settings, { dir: join(dir, 'sharing'), isShared: () => areIndexesShared(registry.host, image.facts.layers) })
+  const settings = await indexSettings(dir)
+  const loopback = { link: 'loopback' as const, reference: `${registry.host}/${imageName}` }
+  const { digest, layers } = image.facts
+  const shared = await shareIndexes(loopback, settings, { dir: join(dir, 'sharing'), stack, digest, layers, countShared: () => countShared(registry.host) })
   const { runsc, podman } = programs
   const contestants: Array<[string, (source: ImageSource, dir: string) => Promise<void>]> = [
     ['ours', (source, dir) => measureWhole(source, { ...common, dir })],
     ['skopeo and umoci', (source, dir) => measureSkopeo(source, { dir, runsc, samples })],
   ]
-  if (areShared) contestants.push(['ours, with shared indexes', (source, dir) => measureShared(source, settings, { ...common, dir })])
+  if (shared) contestants.push(['ours, with shared indexes', (source, dir) => measureShared(source, shared, { ...common, dir })])
   else progress('images: the indexes were not shared; starts with shared ones are left out')
   if (podman) contestants.push(['podman', (source, dir) => measurePodman(source, { dir, runsc, podman, samples })])
   for (let round = 0; round < rounds; round++) {
     // The first differs from round to round, so that no one always follows the same other.
     const first = round % contestants.length
     for (const [name, measure] of [...contestants.slice(first), ...contestants.slice(0, first)]) {
-      for (const source of sources) {
+      // What the network hides is seen once: a round of everything takes minutes.
+      for (const source of round === 0 ? sources : sources.filter(({ link }) => link === 'wan')) {
         signal.throwIfAborted()
         progress(`images: round ${round + 1} of ${rounds}: ${name}, ${source.link}`)
         await settleDisk()
@@ -80,10 +84,11 @@ async function indexSettings (dir: string): Promise<Record<string, string>> {
   return { BERTH_IMAGE_INDEX_STORE: 'registry', BERTH_IMAGE_INDEX_KEY_FILE: keyPath }
 }
 
-async function areIndexesShared (host: string, layers: number): Promise<boolean> {
+async function countShared (host: string): Promise<{ indexes: number, profiles: number }> {
   const [repository] = imageName.split(':')
   const { tags } = await (await fetch(`http://${host}/v2/${repository}/tags/list`)).json() as { tags: string[] }
-  return tags.filter(tag => tag.startsWith('berth-') && !tag.includes('profile')).length >= layers
+  const count = (prefix: string) => tags.filter(tag => tag.startsWith(prefix)).length
+  return { indexes: count('berth-index-'), profiles: count('berth-profile-') }
 }
 
 /** What has come through the proxy; an answer under way counts with what was sent of it. */
