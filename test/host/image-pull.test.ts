@@ -6,7 +6,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
-import type { PullEvent } from '../../src/schemas/image.ts'
+import type { Image, PullEvent } from '../../src/schemas/image.ts'
 import type { Sandbox } from '../../src/schemas/sandbox.ts'
 import type { ErrorBody } from '../../src/schemas/wire.ts'
 import { hostPlatform } from '../../src/services/images/oci-manifest.ts'
@@ -125,7 +125,7 @@ test('what cannot be had is refused by its code, and leaves nothing', async t =>
   assert.deepEqual(await refusals(daemon, `${host}/good@sha256:${'0'.repeat(64)}`), both(400, 'image_not_found'))
   assert.deepEqual(await refusals(daemon, `${host}/Good`), both(400, 'invalid_image_reference'))
 
-  const hostile = await publish(t, registry, { layers: [rootLayer, { tar: tar(entry({ name: '../../../../tmp/berth-was-here' }, 'x')) }] }, { name: 'hostile' })
+  const hostile = await publish(t, registry, { layers: [{ files: randomFiles({ x: 8 * MiB }) }, { tar: tar(entry({ name: '../../../../tmp/berth-was-here' }, 'x')) }] }, { name: 'hostile' })
   assert.deepEqual(await refusals(daemon, hostile.reference), both(400, 'image_invalid'))
   const corrupt = await publish(t, registry, { layers: [rootLayer, { files: randomFiles({ x: MiB }) }] }, { name: 'corrupt' })
   const path = registry.blobPath(corrupt.blobs[1]!)
@@ -164,6 +164,28 @@ test('a pull says how far it is', async t => {
   assert.deepEqual([end?.type, end?.type === 'image' && end.state], ['image', 'complete'])
   const failure = (await follow(`${proxy.host}/nothing`)).at(-1)
   assert.deepEqual([failure?.type, failure?.type === 'error' && failure.code], ['error', 'image_not_found'])
+})
+
+test('a client that goes away loses nothing of what was fetched', async t => {
+  const { registry, daemon } = await build(t)
+  const proxy = await FaultyProxy.start(t, registry.host, { bytesPerSecond: 4 * MiB })
+  const image = await publish(t, registry, { layers: [{ files: { x: 'x' } }, { files: randomFiles({ x: 3 * MiB }) }] }, { name: 'left', host: proxy.host })
+  const layersDir = join(daemon.stateDir, 'images/layers')
+  const leaving = new AbortController()
+  const pulling = fetch(`${daemon.url}/v1/images/pull`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${daemon.token}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ reference: image.reference }),
+    signal: leaving.signal,
+  })
+  await eventually(async () => (await readdir(layersDir)).includes(image.blobs[0]!.replace('sha256:', '')), 'one layer is here')
+  leaving.abort()
+  await assert.rejects(pulling)
+  await eventually(async () => (await daemon.request<Image>('GET', `/v1/images/${image.digest}`)).body.state === 'complete', 'what was begun is finished')
+  proxy.set({})
+  const { status, body } = await pull(daemon, image.reference)
+  assert.deepEqual([status, body.references], [200, [image.reference]])
+  assert.deepEqual(image.blobs.map(digest => proxy.requestsOf(new RegExp(digest))), [1, 1])
 })
 
 test('an image is run as it says, unless the request says otherwise', async t => {

@@ -26,7 +26,7 @@ export class ImageCollector {
 
   /** @throws BerthError conflict `image_in_use`. */
   async remove (image: StoredImage): Promise<{ freedBytes: number }> {
-    if (await this.#remove(image)) return { freedBytes: image.sizeBytes + await this.collectLayers() }
+    if (await this.#remove(image)) return { freedBytes: image.sizeBytes + await this.collectLayers(image) }
     const leases = this.#options.leases.holdersOf(image.digest)
     if (leases.length === 0) throw new BerthError('conflict', 'image_in_use', 'the image is being prepared for a sandbox or a pull; try again when that is done')
     const [who, whom] = leases.length === 1 ? ['1 sandbox', 'it'] : [`${leases.length} sandboxes`, 'them']
@@ -43,7 +43,7 @@ export class ImageCollector {
       if (image.lastUsedAt > unusedSince || (keepBytes > 0 && await this.#usedBytes() <= keepBytes)) break
       if (!await this.#remove(image)) continue
       digests.push(image.digest)
-      freedBytes += image.sizeBytes + await this.collectLayers()
+      freedBytes += image.sizeBytes + await this.collectLayers(image)
     }
     if (digests.length > 0) this.#options.logger.info({ digests, freedBytes }, 'removed images that nobody uses')
     return { digests, freedBytes }
@@ -55,13 +55,13 @@ export class ImageCollector {
     if (diskBytes !== undefined && await this.#usedBytes() > diskBytes) await this.prune({ keepBytes: diskBytes })
   }
 
-  /** Removes layers that no image needs. Answers the bytes that were freed. */
-  async collectLayers (): Promise<number> {
+  /** Removes layers that no image needs, also such of an image that has just gone as are still on their way. Answers the bytes that were freed. */
+  async collectLayers (gone?: StoredImage): Promise<number> {
     const { layers, store } = this.#options
     if (!layers) return 0
     return await layers.changing.runExclusive(async () => {
       const images = await store.list()
-      return await layers.collect(new Set(images.flatMap(image => image.layers?.map(layer => layer.digest) ?? [])))
+      return await layers.collect(new Set(images.flatMap(digestsOf)), gone ? digestsOf(gone) : [])
     })
   }
 
@@ -82,4 +82,8 @@ export class ImageCollector {
     const sum = (sizes: number[]) => sizes.reduce((total, size) => total + size, 0)
     return sum(images.map(image => image.sizeBytes)) + sum([...states.values()].map(layer => layer.localBytes))
   }
+}
+
+function digestsOf (image: StoredImage): string[] {
+  return image.layers?.map(layer => layer.digest) ?? []
 }

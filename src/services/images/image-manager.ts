@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { Semaphore } from 'async-mutex'
 import type { Logger } from 'pino'
-import { BerthError, errorKinds } from '../../errors.ts'
+import { BerthError } from '../../errors.ts'
 import type { Image, ImageDetail, PullProgress } from '../../schemas/image.ts'
 import { ImageCollector } from './image-collector.ts'
 import type { ImageConfig } from './image-config.ts'
@@ -304,7 +304,7 @@ export class ImageManager {
     }
     const unpacked = await this.#preparing.run(digest, signal, () => this.#unpack(wanted))
     // It is held as what it is from here on; nobody has come so far as to use its layers.
-    if (await this.#store.remove(image, () => false)) await this.#collector.collectLayers()
+    if (await this.#store.remove(image, () => false)) await this.#collector.collectLayers(image)
     return { image: unpacked, result: await use(unpacked) }
   }
 
@@ -327,11 +327,12 @@ export class ImageManager {
     return image
   }
 
-  /** An image that has proved unusable does not stay; what a registry or a disk kept from being fetched goes on where it was. */
+  /** An image that has proved unusable does not stay; what a registry, a disk or a caller that went kept from being fetched goes on where it was. */
   async #abandon (image: StoredImage, error: unknown): Promise<unknown> {
-    const isFinal = error instanceof BerthError && !errorKinds[error.kind].retryable
-    const isWanted = this.#leases.holds(image.digest) || (this.#pins.get(image.digest) ?? 0) > 1 || this.#references.of(image.digest).length > 0
-    if (isFinal && !isWanted && await this.#store.remove(image, () => this.#leases.holds(image.digest))) await this.#collector.collectLayers()
+    const isFinal = error instanceof BerthError && (error.kind === 'invalid_argument' || error.kind === 'permission_denied')
+    // One pin is that of the caller that failed.
+    const isWanted = () => this.#leases.holds(image.digest) || (this.#pins.get(image.digest) ?? 0) > 1 || this.#references.of(image.digest).length > 0
+    if (isFinal && await this.#store.remove(image, isWanted)) await this.#collector.collectLayers(image)
     return error
   }
 

@@ -91,9 +91,9 @@ export class LayeredImages {
     return new Map((await this.#supervisor.layers()).map(layer => [layer.digest, layer]))
   }
 
-  /** Removes every layer that is not among these. Answers the bytes that were freed. */
-  async collect (needed: ReadonlySet<string>): Promise<number> {
-    const surplus = [...await this.#present()].filter(digest => !needed.has(digest))
+  /** Removes every layer that is not needed; those that are given up may still be on their way here. Answers the bytes that were freed. */
+  async collect (needed: ReadonlySet<string>, givenUp: readonly string[] = []): Promise<number> {
+    const surplus = [...new Set([...await this.#present(), ...givenUp])].filter(digest => !needed.has(digest))
     if (surplus.length === 0) return 0
     const states = await this.states()
     for (const digest of surplus) {
