@@ -6,7 +6,7 @@ import { readJson } from '../../../lib/durable-file.ts'
 import type { BlobSource, LayerDescriptor, RegistryCredentials } from '../layers/image-layer.ts'
 import { compressionOf } from '../layers/layer-builder.ts'
 import type { LayerFacts } from '../layers/layer-directory.ts'
-import { decodeSpanTable, maxTableBytes } from '../layers/span-table.ts'
+import { decodeSpanTable, maxTableBytes, type SpanTable } from '../layers/span-table.ts'
 import { SingleFlight } from '../single-flight.ts'
 import { decodeProfile, encodeProfile, maxProfileBytes, type BootProfile } from './boot-profile.ts'
 import type { BundlePart } from './index-bundle.ts'
@@ -18,6 +18,13 @@ export interface LayerIndexFiles {
   factsPath: string
   metaPath: string
   spansPath: string
+}
+
+/** An index that fits its layer, with what was read of it. */
+export interface FoundIndex extends LayerIndexFiles {
+  spans: Buffer
+  table: SpanTable
+  implicitDirectories: string[]
 }
 
 /** Where the image comes from, and as whom: a registry may keep its indexes beside it. */
@@ -76,7 +83,7 @@ export class LayerIndexes {
    *
    * @throws the signal's reason.
    */
-  async find (layer: LayerDescriptor, context: IndexContext): Promise<LayerIndexFiles | undefined> {
+  async find (layer: LayerDescriptor, context: IndexContext): Promise<FoundIndex | undefined> {
     const name = hexOf(layer.digest)
     if (!isIndexable(layer)) return undefined
     const found = await this.#findLocal(layer, name)
@@ -153,13 +160,12 @@ export class LayerIndexes {
     await this.settled()
   }
 
-  async #findLocal (layer: LayerDescriptor, name: string): Promise<LayerIndexFiles | undefined> {
+  async #findLocal (layer: LayerDescriptor, name: string): Promise<FoundIndex | undefined> {
     try {
       const dir = await this.#directory.find(name)
       if (dir === undefined) return undefined
       const files = filesIn(dir)
-      await checkIndex(layer, files)
-      return files
+      return { ...files, ...await checkIndex(layer, files) }
     } catch (error) {
       // Of an image whose words differ from what its blob is, the index is right and the image wrong.
       if (!(error instanceof OtherLayerError)) await this.#directory.remove(name).catch(() => undefined)
@@ -189,15 +195,17 @@ export class LayerIndexes {
 class OtherLayerError extends Error {}
 
 /** @throws Error unless these files are an index of this layer. */
-async function checkIndex (layer: LayerDescriptor, files: LayerIndexFiles): Promise<void> {
+async function checkIndex (layer: LayerDescriptor, files: LayerIndexFiles): Promise<Pick<FoundIndex, 'spans' | 'table' | 'implicitDirectories'>> {
   if ((await stat(files.spansPath)).size > maxTableBytes) throw new Error('the table of spans is too large')
-  const table = decodeSpanTable(await readFile(files.spansPath))
+  const spans = await readFile(files.spansPath)
+  const table = decodeSpanTable(spans)
   const facts = await readJson(files.factsPath) as LayerFacts | undefined
   if (facts?.version !== 1 || !Array.isArray(facts.implicitDirectories)) throw new Error('the facts of a layer are malformed')
   if ((await stat(files.metaPath)).size === 0) throw new Error('the metadata of a layer is empty')
   const isSame = [table, facts].every(({ digest, diffId, blobBytes, tarBytes }) =>
     digest === layer.digest && diffId === layer.diffId && blobBytes === layer.sizeBytes && tarBytes === table.tarBytes)
   if (!isSame || table.kind !== compressionOf(layer.mediaType)) throw new OtherLayerError('the index of a layer does not fit what the image says of the layer')
+  return { spans, table, implicitDirectories: facts.implicitDirectories }
 }
 
 /** Layers that can be read in parts. */

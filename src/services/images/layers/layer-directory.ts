@@ -94,18 +94,20 @@ export class LayerDirectory {
 
   /**
    * Makes a layer: `make` fills a directory that gets its name only when everything in it is on disk. What a failure leaves is removed.
-   * A layer that is here already is replaced.
+   * A layer that is here already is replaced. One that is not durable may be gone, or without its facts, after a loss of power.
    */
-  async create (layer: LayerDescriptor, make: (files: LayerFiles) => Promise<void>): Promise<void> {
+  async create (layer: LayerDescriptor, make: (files: LayerFiles) => Promise<void>, options: { isDurable: boolean } = { isDurable: true }): Promise<void> {
     const dir = join(this.dir, `${makingPrefix}${hexOf(layer.digest)}-${randomBytes(4).toString('hex')}`)
     await mkdir(dir, { mode: 0o700 })
     try {
       await make(layerFiles(dir))
-      for (const name of await readdir(dir)) await syncPath(join(dir, name))
-      await syncPath(dir)
+      if (options.isDurable) {
+        for (const name of await readdir(dir)) await syncPath(join(dir, name))
+        await syncPath(dir)
+      }
       await this.remove(layer.digest)
       await rename(dir, this.files(layer.digest).dir)
-      await syncPath(this.dir)
+      if (options.isDurable) await syncPath(this.dir)
     } catch (error) {
       await rm(dir, { recursive: true, force: true })
       throw error

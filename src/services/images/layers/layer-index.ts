@@ -1,8 +1,8 @@
-import { open, readFile, writeFile } from 'node:fs/promises'
+import { link, open, readFile, rm, writeFile } from 'node:fs/promises'
 import { BerthError } from '../../../errors.ts'
 import type { LayerDescriptor } from './image-layer.ts'
-import type { LayerDirectory, LayerFacts } from './layer-directory.ts'
-import { decodeSpanTable } from './span-table.ts'
+import { syncPath, type LayerDirectory, type LayerFacts, type LayerFiles } from './layer-directory.ts'
+import { decodeSpanTable, type SpanTable } from './span-table.ts'
 
 /** What makes a layer readable before its data is here, as it is kept in an index store. */
 export interface LayerIndex {
@@ -10,6 +10,12 @@ export interface LayerIndex {
   meta: Buffer
   /** A span table, as `encodeSpanTable` makes it. */
   spans: Buffer
+  /** What `spans` says, where that is known already. */
+  table?: SpanTable
+  /** See LayerFacts. */
+  implicitDirectories?: string[]
+  /** Files on disk with the same content: they are linked, which is faster and as safe. */
+  kept?: { metaPath: string, spansPath: string }
 }
 
 const maxMetaBytes = 2 * 1024 ** 3
@@ -29,9 +35,9 @@ export async function readLayerIndex (directory: LayerDirectory, digest: string)
  *
  * @throws BerthError invalid_argument `image_invalid` when the index is damaged or of another layer.
  */
-export async function attachIndex (options: { layer: LayerDescriptor, index: LayerIndex, directory: LayerDirectory }): Promise<LayerFacts> {
+export async function attachIndex (options: { layer: LayerDescriptor, index: LayerIndex, directory: LayerDirectory }): Promise<SpanTable> {
   const { layer, index, directory } = options
-  const table = decodeSpanTable(index.spans)
+  const table = index.table ?? decodeSpanTable(index.spans)
   if (table.digest !== layer.digest || table.diffId !== layer.diffId || table.blobBytes !== layer.sizeBytes) throw invalid('it is of another layer')
   checkMeta(index.meta, table.tarBytes)
   const facts: LayerFacts = {
@@ -43,16 +49,33 @@ export async function attachIndex (options: { layer: LayerDescriptor, index: Lay
     tarBytes: table.tarBytes,
     hasSpans: true,
     entries: 0,
-    implicitDirectories: [],
+    implicitDirectories: index.implicitDirectories ?? [],
   }
   await directory.create(layer, async files => {
-    await writeFile(files.metaPath, index.meta, { mode: 0o600 })
-    await writeFile(files.spansPath, index.spans, { mode: 0o600 })
+    if (!await linkKept(index.kept, files)) {
+      await writeFile(files.metaPath, index.meta, { mode: 0o600 })
+      await writeFile(files.spansPath, index.spans, { mode: 0o600 })
+      await Promise.all([syncPath(files.metaPath), syncPath(files.spansPath)])
+    }
     const tar = await open(files.tarPath, 'wx', 0o600)
     await tar.truncate(table.tarBytes).finally(() => tar.close())
     await writeFile(files.factsPath, JSON.stringify(facts), { mode: 0o600 })
-  })
-  return facts
+    // Nothing of it is dear yet: after a loss of power it is attached again, and until then a reader of half a layer.json finds no layer.
+  }, { isDurable: false })
+  return table
+}
+
+async function linkKept (kept: LayerIndex['kept'], files: LayerFiles): Promise<boolean> {
+  if (!kept) return false
+  try {
+    await link(kept.metaPath, files.metaPath)
+    await link(kept.spansPath, files.spansPath)
+    return true
+  } catch {
+    // Another file system, or evicted since.
+    await Promise.all([rm(files.metaPath, { force: true }), rm(files.spansPath, { force: true })])
+    return false
+  }
 }
 
 // erofs_fs.h: the superblock at 1024, its magic, blkszbits, feature_incompat (CHUNKED_FILE, DEVICE_TABLE), extra_devices, devt_slotoff

@@ -19,6 +19,8 @@ export interface LazyLayerOptions {
   directory: LayerDirectory
   /** Of a layer that is in the directory and not complete. */
   digest: string
+  /** Its table of spans, where that has been read already. */
+  table?: SpanTable
   fetchRange: FetchRange
   /** How long a read waits for its source. */
   readTimeoutMs?: number
@@ -36,7 +38,8 @@ export interface LazyLayerStatistics {
 const defaultReadTimeoutMs = 30_000
 // What one request of a prefetch or of the background asks for.
 const spansPerRequest = 4
-const prefetchWidth = 6
+// More requests at a time would take the line from those that somebody waits for.
+const prefetchWidth = 3
 // Loss of power costs no more than what came within this time: it is fetched again.
 const flushMs = 5000
 const idlePollMs = 50
@@ -69,7 +72,7 @@ export class LazyLayer {
   /** Opens a layer of the directory. @throws BerthError `image_invalid` when its table is damaged. */
   static async open (options: LazyLayerOptions): Promise<LazyLayer> {
     const files = options.directory.files(options.digest)
-    const table = await options.directory.readSpans(options.digest)
+    const table = options.table ?? await options.directory.readSpans(options.digest)
     const tar = await open(files.tarPath, 'r+')
     try {
       const saved = await readJson(files.presentPath) as { version?: number, spans?: string } | undefined
@@ -149,7 +152,8 @@ export class LazyLayer {
     const work = async () => {
       for (let span = queue.shift(); span !== undefined && !options.signal?.aborted && !this.#isClosed; span = queue.shift()) {
         let last = span
-        while (queue[0] === last + 1 && last - span < spansPerRequest - 1) last = queue.shift() ?? last
+        // Somebody waits for the first one at this moment.
+        while (span !== spans[0] && queue[0] === last + 1 && last - span < spansPerRequest - 1) last = queue.shift() ?? last
         if (this.table.spans[last]) await this.#fetcher.fetch(span, last).catch(() => {})
       }
     }

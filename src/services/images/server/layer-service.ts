@@ -12,6 +12,7 @@ import type { LayerIndexes } from '../indexes/layer-indexes.ts'
 import type { LayerDirectory, LayerFacts } from '../layers/layer-directory.ts'
 import { attachIndex } from '../layers/layer-index.ts'
 import { LazyLayer } from '../layers/lazy-layer.ts'
+import type { SpanTable } from '../layers/span-table.ts'
 import { granuleBytes } from '../layers/span-presence.ts'
 import { BootProfiles } from './boot-profiles.ts'
 import type { BootRequest, PreparedLayer, PrepareRequest } from './control-protocol.ts'
@@ -175,9 +176,8 @@ export class LayerService {
     const found = fuse && await indexes.find(layer, { sources, credentials })
     if (!found) return false
     try {
-      const [meta, spans] = await Promise.all([readFile(found.metaPath), readFile(found.spansPath)])
-      await attachIndex({ layer, index: { meta, spans }, directory })
-      await this.#openLazy(served)
+      const table = await attachIndex({ layer, index: { ...found, meta: await readFile(found.metaPath), kept: found }, directory })
+      await this.#openLazy(served, table)
     } catch (error) {
       logger.warn({ err: error, layerDigest: layer.digest }, 'the index of a layer cannot be used; the layer is fetched whole')
       return false
@@ -228,12 +228,13 @@ export class LayerService {
     })
   }
 
-  async #openLazy (served: ServedLayer): Promise<void> {
+  async #openLazy (served: ServedLayer, table?: SpanTable): Promise<void> {
     const { directory, sources, events, readTimeoutMs } = this.#options
     const { digest } = served.descriptor
     served.lazy = await LazyLayer.open({
       directory,
       digest,
+      ...(table ? { table } : {}),
       readTimeoutMs,
       fetchRange: (start, end, { signal, isSecondTry }) => {
         return sources.reader(served.descriptor, served.sources, served.credentials).range(start, end, { signal, skipMirrors: isSecondTry })
