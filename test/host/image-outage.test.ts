@@ -39,6 +39,8 @@ async function build (t: TestContext): Promise<Parts> {
   const daemon = await TestDaemon.start(t, { env: neverFills })
   const reference = `${proxy.host}/lazy:latest`
   await leaveIndexes(daemon, reference)
+  // What is seen from here on is what is read.
+  proxy.seen.splice(0)
   return { proxy, daemon, reference }
 }
 
@@ -102,12 +104,17 @@ test('a registry that stalls in the middle of a range fails the read, and goes o
   const parts = await build(t)
   const { proxy, daemon } = parts
   const { id } = await createWarm(parts)
+  const doomed = await createWarm(parts)
   proxy.set({ stallAfterBytes: 100_000 })
+  const hanging = daemon.request('POST', `/v1/sandboxes/${doomed.id}/execs?wait=true`, { argv: ['cat', '/data/one'] })
+  await eventually(() => proxy.bytesOf(blobPattern('one')) > 0, 'a read hangs')
+  await daemon.remove(doomed.id)
+  await hanging
   assert.match(await read(daemon, id, 'two'), ioError)
-  await eventually(async () => (await eventsOf(daemon, 'image.stalled')).length === 1, 'it is told')
+  await eventually(async () => (await eventsOf(daemon, 'image.stalled')).length === 2, 'it is told of both layers')
   proxy.set({})
-  await readsRight(daemon, id, 'two')
-  await eventually(async () => (await eventsOf(daemon, 'image.recovered')).length === 1, 'it is told')
+  await readsRight(daemon, id, 'two', 'one')
+  await eventually(async () => (await eventsOf(daemon, 'image.recovered')).length === 2, 'it is told of both layers')
 })
 
 test('what a registry has corrupted is never read', async t => {
@@ -197,7 +204,12 @@ test('without server and keeper the sandboxes that need them end and say so, and
   }
 
   const first = await imageProcesses(daemon)
+  proxy.set({ stallAfterBytes: 100_000 })
+  const hanging = daemon.request('POST', `/v1/sandboxes/${lazy.id}/execs?wait=true`, { argv: ['cat', '/data/two'] })
+  await eventually(() => proxy.bytesOf(blobPattern('two')) > 0, 'a read hangs')
   for (const pid of [first.keeper, first.server]) process.kill(pid, 'SIGKILL')
+  await hanging
+  proxy.set({})
   await checkLost(1)
   await readsRight(daemon, lazy.id, 'one', 'two')
   const second = await imageProcesses(daemon)
