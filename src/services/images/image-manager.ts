@@ -128,6 +128,8 @@ export class ImageManager {
     if (dropped.length > 0) this.#logger.info({ leaseIds: dropped }, 'dropped image leases without holder')
     await this.#references.load()
     await this.#layers?.adopt()
+    // The next start of a sandbox need not wait for it.
+    if ((await this.#store.list()).some(image => image.kind === 'layered')) this.#layers?.warm()
   }
 
   /**
@@ -144,6 +146,8 @@ export class ImageManager {
     const { signal, credentials } = options
     const parsed = parseImageReference(reference)
     const found = await this.#find(parsed, options.pull ?? 'missing')
+    // While the registry is asked.
+    if (!found && parsed.kind === 'registry') this.#layers?.warm()
     const source = found ?? await this.#resolver.resolve(parsed, { credentials, signal })
     signal?.throwIfAborted()
     if ('inPlace' in source) {
@@ -165,7 +169,11 @@ export class ImageManager {
    */
   async mountRootfs (digest: string, options: { signal?: AbortSignal } = {}): Promise<string[] | undefined> {
     const image = await this.#findAny(digest)
-    return image?.kind === 'layered' ? await this.#lowerDirs(image, { mode: 'lazy', signal: options.signal }) : undefined
+    if (image?.kind !== 'layered') return undefined
+    const dirs = await this.#lowerDirs(image, { mode: 'lazy', signal: options.signal })
+    // What a start reads is fetched ahead from here on, when nobody has to wait for something else of the image.
+    await this.#layers?.boot(image)
+    return dirs
   }
 
   /** Gives a lease back; fine when there is none. */
@@ -338,10 +346,7 @@ export class ImageManager {
 
   async #lowerDirs (image: StoredImage, options: PrepareOptions): Promise<string[]> {
     if (image.kind !== 'layered') return [image.rootfs]
-    const layers = this.#needLayers()
-    const dirs = await layers.mount(image, options)
-    await layers.boot(image)
-    return dirs
+    return await this.#needLayers().mount(image, options)
   }
 
   #needLayers (): LayeredImages {

@@ -48,6 +48,11 @@ export class LayeredImages {
     await this.#supervisor.adopt()
   }
 
+  /** A layer will be needed in a moment. */
+  warm (): void {
+    this.#supervisor.warm()
+  }
+
   /**
    * Mount points of the image's layers, the top one first.
    *

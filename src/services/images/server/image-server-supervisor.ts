@@ -68,6 +68,11 @@ export class ImageServerSupervisor {
     return await this.#outlast(options.signal, async ({ client, generation }) => ({ ...await client.prepare(request, options), generation }))
   }
 
+  /** Starts the server where there is none: it will be needed in a moment. */
+  warm (): void {
+    this.#ensure().catch((error: unknown) => this.#options.logger.warn({ err: error }, 'the image server could not be started ahead'))
+  }
+
   /** How far the layers that the server knows are; none when there is no server. */
   async layers (): Promise<LayerProgress[]> {
     if (!this.#attached) return []
