@@ -5,6 +5,7 @@
  * under this keeper. File descriptor 3 is /dev/fuse, 4 memory that outlives this process.
  */
 import { mkdir, readlink } from 'node:fs/promises'
+import { setPriority } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { pino, destination } from 'pino'
@@ -25,6 +26,7 @@ const memoryFd = 4
 // One request of the kernel covers a megabyte: fewer round trips for a stream.
 const readAheadKib = 1024
 const parentPollMs = 500
+const niceness = 10
 
 const [settingsText = '', dir = '', startText = ''] = process.argv.slice(2)
 const memory = new KeptMemory({ fd: memoryFd })
@@ -32,6 +34,8 @@ const kept = memory.read()
 let settings = kept?.settings ?? JSON.parse(settingsText) as ServerSettings
 const startNumber = Number(startText)
 process.umask(0o077)
+// Threads inherit it. Whoever waits for a read leaves the cores to this process anyway; what is fetched ahead must not take them from a start.
+setPriority(niceness)
 
 const logger = pino({ level: settings.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination({ dest: 2, sync: true }))
 const blobsDir = join(dir, 'blobs')
