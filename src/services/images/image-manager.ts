@@ -63,6 +63,12 @@ export interface PullImageOptions {
   onProgress?: (progress: PullProgress) => void
 }
 
+interface HoldOptions {
+  reference: string
+  credentials?: RegistryCredentials | undefined
+  signal?: AbortSignal | undefined
+}
+
 /** An image's root file system, ready to be stacked below a sandbox's own layer. */
 export interface PreparedImage {
   reference: string
@@ -143,24 +149,26 @@ export class ImageManager {
    * exhausted `disk_full`. The signal's reason on abort.
    */
   async prepareRootfs (reference: string, leaseId: string, options: PrepareRootfsOptions = {}): Promise<PreparedImage> {
-    const { signal, credentials } = options
+    const { signal, credentials, pull = 'missing' } = options
     const parsed = parseImageReference(reference)
-    const found = await this.#find(parsed, options.pull ?? 'missing')
+    const known = await this.#prepareKnown(parsed, leaseId, { reference, pull, credentials, signal })
+    if (known) return known
     // While the registry is asked.
-    if (!found && parsed.kind === 'registry') this.#layers?.warm()
-    const source = found ?? await this.#resolver.resolve(parsed, { credentials, signal })
+    if (parsed.kind === 'registry') this.#layers?.warm()
+    const source = await this.#resolver.resolve(parsed, { credentials, signal })
     signal?.throwIfAborted()
     if ('inPlace' in source) {
       await this.#lease(leaseId, null, signal)
       return { reference, lowerDirs: [source.inPlace.dir], config: source.inPlace.config }
     }
     const { digest } = source.stored
-    return await this.#pinned(digest, async () => {
-      const { image, result: lowerDirs } = await this.#bring(source.stored, signal, found => this.#lowerDirs(found, { mode: 'lazy', credentials, signal }))
-      await this.#lease(leaseId, digest, signal)
+    const prepared = await this.#pinned(digest, async () => {
+      const held = await this.#hold(source.stored, leaseId, { reference, credentials, signal })
       await this.#references.set(referenceName(parsed, reference), digest)
-      return { reference, digest, lowerDirs, config: structuredClone(image.config) }
+      return held
     })
+    this.#sweepSoon()
+    return prepared
   }
 
   /**
@@ -215,6 +223,7 @@ export class ImageManager {
       })
       await this.#references.set(referenceName(parsed, reference), digest)
     })
+    this.#sweepSoon()
     this.#options.onEvent?.('image.pulled', { digest, reference })
     this.#logger.info({ reference, digest, mode, durationMs: Math.round(performance.now() - startedAt) }, 'pulled an image')
     const pulled = await this.get(digest)
@@ -277,16 +286,32 @@ export class ImageManager {
     await this.#layers?.end()
   }
 
-  /** The image of a registry's reference, as far as this host knows it. */
-  async #find (reference: ImageReference, policy: PullPolicy): Promise<{ stored: StoredImage } | undefined> {
-    if (reference.kind !== 'registry' || policy === 'always') return undefined
-    const name = formatRegistryReference(reference.reference)
+  /** As prepareRootfs, for a registry's reference that this host knows already. */
+  async #prepareKnown (parsed: ImageReference, leaseId: string, options: HoldOptions & { pull: PullPolicy }): Promise<PreparedImage | undefined> {
+    if (parsed.kind !== 'registry' || options.pull === 'always') return undefined
+    const name = formatRegistryReference(parsed.reference)
     // What a digest names may be an index: then the table knows which of its images is this host's.
-    const digest = this.#references.find(name) ?? reference.reference.digest
-    const image = digest === undefined ? undefined : await this.#findAny(digest)
-    if (image) return { stored: image }
-    if (policy === 'missing') return undefined
+    const digest = this.#references.find(name) ?? parsed.reference.digest
+    // Before it is looked for: what is found cannot be removed meanwhile.
+    const prepared = digest === undefined ? undefined : await this.#pinned(digest, async () => {
+      const image = await this.#findAny(digest)
+      return image && this.#hold(image, leaseId, options)
+    })
+    if (prepared || options.pull === 'missing') return prepared
     throw new BerthError('invalid_argument', 'image_not_found', `${name} is not on this host, and the request asks not to pull it; pull it first or leave imagePull out`)
+  }
+
+  /** Brings a pinned image, mounts what it needs and leases it. */
+  async #hold (wanted: ImageToStore | StoredImage, leaseId: string, { reference, credentials, signal }: HoldOptions): Promise<PreparedImage> {
+    const { image, result: lowerDirs } = await this.#bring(wanted, signal, found => this.#lowerDirs(found, { mode: 'lazy', credentials, signal }))
+    await this.#lease(leaseId, image.digest, signal)
+    return { reference, digest: image.digest, lowerDirs, config: structuredClone(image.config) }
+  }
+
+  /** Something has come: keeps to the budget without making anybody wait. */
+  #sweepSoon (): void {
+    if (this.#options.diskBytes === undefined) return
+    this.sweep().catch((error: unknown) => this.#logger.error({ err: error }, 'images could not be kept to their budget; it is tried again in a minute'))
   }
 
   async #findAny (digest: string): Promise<StoredImage | undefined> {

@@ -98,11 +98,12 @@ export class LayerService {
   /** Removes layers; whatever is being done for them is ended. */
   async forget (digests: readonly string[]): Promise<void> {
     for (const digest of digests) {
-      this.#building.get(digest)?.abort(new BerthError('conflict', 'image_removed', 'the image was removed while it was being pulled'))
+      const served = this.#layers.get(digest)
+      // Who waits for the lock to build it finds that it is nobody's any more.
+      this.#layers.delete(digest)
+      this.#building.get(digest)?.abort(removed())
       this.#filling.abandon(digest)
       await this.#lock(digest).runExclusive(async () => {
-        const served = this.#layers.get(digest)
-        this.#layers.delete(digest)
         this.#options.fuse?.server.remove(hexOf(digest))
         await served?.lazy?.close()
         await this.#options.directory.remove(digest)
@@ -190,6 +191,7 @@ export class LayerService {
   async #build (served: ServedLayer): Promise<void> {
     const { directory, indexes, events } = this.#options
     const layer = served.descriptor
+    if (this.#layers.get(layer.digest) !== served) throw removed()
     const ending = new AbortController()
     this.#building.set(layer.digest, ending)
     let facts: LayerFacts
@@ -281,6 +283,10 @@ export class LayerService {
     this.#locks.set(digest, lock)
     return lock
   }
+}
+
+function removed (): BerthError {
+  return new BerthError('conflict', 'image_removed', 'the image was removed while it was being pulled; pull it again')
 }
 
 /** Passes on at most ten calls a second. */
