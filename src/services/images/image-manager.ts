@@ -5,7 +5,8 @@ import { BerthError } from '../../errors.ts'
 import type { Image, ImageDetail, PullProgress } from '../../schemas/image.ts'
 import { ImageCollector } from './image-collector.ts'
 import type { ImageConfig } from './image-config.ts'
-import { parseImageReference, type ImageReference } from './image-reference.ts'
+import { ImagePins } from './image-pins.ts'
+import { nameOfReference, parseImageReference, type ImageReference } from './image-reference.ts'
 import { ImageResolver, type ImageToStore } from './image-resolver.ts'
 import { ImageStore, type StoredImage } from './image-store.ts'
 import { resolveImageUser, type ResolvedUser } from './image-user.ts'
@@ -97,8 +98,8 @@ export class ImageManager {
   /** Each may hold a thread for as long as a registry is waited for. */
   readonly #lookups = new Semaphore(maxLookups)
   readonly #preparing = new SingleFlight<StoredImage>()
-  /** How many calls need an image, by digest, from before they look for it until their lease is written. */
-  readonly #pins = new Map<string, number>()
+  /** Calls that need an image, from before they look for it until their lease is written. */
+  readonly #pins = new ImagePins()
 
   constructor (options: ImageManagerOptions) {
     const { imagesDir, busyboxPath, logger, layers } = options
@@ -121,7 +122,7 @@ export class ImageManager {
       leases: this.#leases,
       references: this.#references,
       layers,
-      isPinned: digest => this.#pins.has(digest),
+      isPinned: digest => this.#pins.count(digest) > 0,
       onRemoved: digest => options.onEvent?.('image.removed', { digest }),
       logger,
     })
@@ -162,9 +163,9 @@ export class ImageManager {
       return { reference, lowerDirs: [source.inPlace.dir], config: source.inPlace.config }
     }
     const { digest } = source.stored
-    const prepared = await this.#pinned(digest, async () => {
+    const prepared = await this.#pins.hold(digest, async () => {
       const held = await this.#hold(source.stored, leaseId, { reference, credentials, signal })
-      await this.#references.set(referenceName(parsed, reference), digest)
+      await this.#references.set(nameOfReference(parsed, reference), digest)
       return held
     })
     this.#sweepSoon()
@@ -217,11 +218,11 @@ export class ImageManager {
       last = layers
       onProgress(pullProgress(reference, digest, layers))
     })
-    await this.#pinned(digest, async () => {
+    await this.#pins.hold(digest, async () => {
       await this.#bring(source.stored, signal, async image => {
         if (image.kind === 'layered') await this.#needLayers().mount(image, { mode, credentials, signal, onProgress: report })
       })
-      await this.#references.set(referenceName(parsed, reference), digest)
+      await this.#references.set(nameOfReference(parsed, reference), digest)
     })
     this.#sweepSoon()
     this.#options.onEvent?.('image.pulled', { digest, reference })
@@ -293,10 +294,11 @@ export class ImageManager {
     // What a digest names may be an index: then the table knows which of its images is this host's.
     const digest = this.#references.find(name) ?? parsed.reference.digest
     // Before it is looked for: what is found cannot be removed meanwhile.
-    const prepared = digest === undefined ? undefined : await this.#pinned(digest, async () => {
-      const image = await this.#findAny(digest)
+    const find = async (known: string) => {
+      const image = await this.#findAny(known)
       return image && this.#hold(image, leaseId, options)
-    })
+    }
+    const prepared = digest === undefined ? undefined : await this.#pins.hold(digest, () => find(digest))
     if (prepared || options.pull === 'missing') return prepared
     throw new BerthError('invalid_argument', 'image_not_found', `${name} is not on this host, and the request asks not to pull it; pull it first or leave imagePull out`)
   }
@@ -364,7 +366,7 @@ export class ImageManager {
   async #abandon (image: StoredImage, error: unknown): Promise<unknown> {
     const isFinal = error instanceof BerthError && (error.kind === 'invalid_argument' || error.kind === 'permission_denied')
     // One pin is that of the caller that failed.
-    const isWanted = () => this.#leases.holds(image.digest) || (this.#pins.get(image.digest) ?? 0) > 1 || this.#references.of(image.digest).length > 0
+    const isWanted = () => this.#leases.holds(image.digest) || this.#pins.count(image.digest) > 1 || this.#references.of(image.digest).length > 0
     if (isFinal && await this.#store.remove(image, isWanted)) await this.#collector.collectLayers(image)
     return error
   }
@@ -395,20 +397,4 @@ export class ImageManager {
     await this.#leases.release(leaseId)
     throw signal.reason
   }
-
-  async #pinned<T> (digest: string, work: () => Promise<T>): Promise<T> {
-    this.#pins.set(digest, (this.#pins.get(digest) ?? 0) + 1)
-    try {
-      return await work()
-    } finally {
-      const count = (this.#pins.get(digest) ?? 1) - 1
-      if (count > 0) this.#pins.set(digest, count)
-      else this.#pins.delete(digest)
-    }
-  }
-}
-
-/** The name by which an image is found again: the full form of a registry's reference, any other as it was written. */
-function referenceName (parsed: ImageReference, text: string): string {
-  return parsed.kind === 'registry' ? formatRegistryReference(parsed.reference) : text
 }

@@ -1,5 +1,5 @@
 import { BerthError } from '../../errors.ts'
-import { parseRegistryReference, type RegistryReference } from './registry/registry-reference.ts'
+import { formatRegistryReference, parseRegistryReference, type RegistryReference } from './registry/registry-reference.ts'
 
 /** Where an image comes from, as a client names it. */
 export type ImageReference =
@@ -77,4 +77,9 @@ function unsupported (text: string): never {
 
 function invalid (message: string): BerthError {
   return new BerthError('invalid_argument', 'invalid_image_reference', message)
+}
+
+/** The name by which an image is found again: the full form of a registry's reference, any other as it was written. */
+export function nameOfReference (reference: ImageReference, text: string): string {
+  return reference.kind === 'registry' ? formatRegistryReference(reference.reference) : text
 }
