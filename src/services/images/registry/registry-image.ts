@@ -33,9 +33,16 @@ async function readManifest (client: RegistryClient, descriptor: Descriptor, sig
 }
 
 async function readBlob (client: RegistryClient, descriptor: Descriptor, signal: AbortSignal | undefined): Promise<Buffer> {
-  const chunks: Buffer[] = []
-  for await (const chunk of client.streamBlob({ digest: descriptor.digest, sizeBytes: descriptor.size }, { signal })) chunks.push(chunk)
-  return Buffer.concat(chunks)
+  const read = async (skipMirrors: boolean) => {
+    const chunks: Buffer[] = []
+    for await (const chunk of client.streamBlob({ digest: descriptor.digest, sizeBytes: descriptor.size }, { signal, skipMirrors })) chunks.push(chunk)
+    return Buffer.concat(chunks)
+  }
+  return await read(false).catch((error: unknown) => {
+    // A mirror may have anything; what the registry itself says is final.
+    if (error instanceof BerthError && error.code === 'image_invalid') return read(true)
+    throw error
+  })
 }
 
 function descriptorOf ({ digest, mediaType, body }: FetchedManifest): Descriptor {
