@@ -22,6 +22,8 @@ export interface ImageBerthOptions {
   /** A userland with the same large file. */
   plainDir: string
   samples: ImageSamples
+  /** Reads the registry's files: a registry is another machine, whose disk is not measured. */
+  warmRegistry: () => Promise<void>
   /** What came through the slower network. */
   readTraffic: () => Traffic
   signal: AbortSignal
@@ -116,6 +118,7 @@ async function startForgotten (daemon: BerthDaemon, source: ImageSource, measure
   await daemon.request('DELETE', `/v1/images/${options.digest}`, 200)
   // The kernel remembers the content of served files by their names, as long as it has memory to spare.
   await dropCaches()
+  await options.warmRegistry()
   // The programs that every start needs are in memory again.
   await daemon.runEcho()
   await startCold(daemon, source, measure, options)

@@ -65,7 +65,7 @@ export function judgeImages ({ image, samples }: ImageOutcome): ImageRow[] {
 export function printImages (rows: readonly ImageRow[], { image }: ImageOutcome, rounds: number): void {
   print('')
   print(`images: ${image.layers} layers, ${image.files} files, ${(image.blobBytes / 1e6).toFixed(0)} MB of gzip, ${(image.tarBytes / 1e9).toFixed(2)} GB of tar; ${rounds} rounds`)
-  print('disks are synced before each time begins; the page cache is dropped before reads "from the disk", of both, and nowhere else')
+  print('disks are synced before each time begins; the page cache is dropped before reads "from the disk" and before cold starts with a local index (the registry\'s files are read again after that)')
   printRows([
     ['', 'network', 'ours', 'other', '', 'ratio', 'target', 'met'],
     ...rows.map(({ claim, link, unit, ours, other, ratio, target, isMet }) => [

@@ -1,6 +1,6 @@
 /** A large image from a registry: ours against podman, and against skopeo with umoci, in turns. */
 import { randomBytes } from 'node:crypto'
-import { cp, mkdir, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { ResourceStack } from '../src/lib/resource-stack.ts'
 import { FaultyProxy, TestRegistry, type Teardown } from '../test/support/registry.ts'
@@ -36,6 +36,7 @@ export async function measureImages (options: ImageBenchOptions): Promise<ImageO
     plainDir: image.plainDir,
     samples,
     readTraffic: () => readTraffic(proxy),
+    warmRegistry: () => readFiles(registry.storage),
     signal,
   }
   progress('images: sharing the indexes')
@@ -89,6 +90,12 @@ async function countShared (host: string): Promise<{ indexes: number, profiles: 
   const { tags } = await (await fetch(`http://${host}/v2/${repository}/tags/list`)).json() as { tags: string[] }
   const count = (prefix: string) => tags.filter(tag => tag.startsWith(prefix)).length
   return { indexes: count('berth-index-'), profiles: count('berth-profile-') }
+}
+
+async function readFiles (dir: string): Promise<void> {
+  for (const entry of await readdir(dir, { recursive: true, withFileTypes: true })) {
+    if (entry.isFile()) await readFile(join(entry.parentPath, entry.name))
+  }
 }
 
 /** What has come through the proxy; an answer under way counts with what was sent of it. */
