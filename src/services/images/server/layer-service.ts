@@ -14,6 +14,7 @@ import { attachIndex } from '../layers/layer-index.ts'
 import { LazyLayer } from '../layers/lazy-layer.ts'
 import type { SpanTable } from '../layers/span-table.ts'
 import { granuleBytes } from '../layers/span-presence.ts'
+import { SingleFlight } from '../single-flight.ts'
 import { BootProfiles } from './boot-profiles.ts'
 import type { BootRequest, PreparedLayer, PrepareRequest } from './control-protocol.ts'
 import { LayerFilling } from './layer-filling.ts'
@@ -45,6 +46,7 @@ export class LayerService {
   readonly #layers = new Map<string, ServedLayer>()
   /** One change of a layer at a time. */
   readonly #locks = new Map<string, Mutex>()
+  readonly #making = new SingleFlight<void>()
   readonly #builds = new Semaphore(buildsAtOnce)
   readonly #building = new Map<string, AbortController>()
   readonly #filling: LayerFilling
@@ -79,12 +81,13 @@ export class LayerService {
     served.learn(request.sources, request.credentials)
     const stop = served.watch(throttled(onProgress))
     try {
-      await this.#lock(layer.digest).runExclusive(() => this.#make(served, mode === 'lazy'))
+      // Who comes while it is being made has part in it, in its failure too.
+      await this.#making.run(layer.digest, undefined, () => this.#lock(layer.digest).runExclusive(() => this.#make(served, mode === 'lazy')))
       if (mode === 'eager' && served.lazy) await this.#filling.complete(served, () => served.tell())
       onProgress(served.progress())
       return this.#prepared(served)
     } catch (error) {
-      if (!served.lazy && !served.isComplete) this.#layers.delete(layer.digest)
+      if (!served.lazy && !served.isComplete && this.#layers.get(layer.digest) === served) this.#layers.delete(layer.digest)
       throw error
     } finally {
       stop()
