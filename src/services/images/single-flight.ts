@@ -1,3 +1,5 @@
+import { rejectWhenAborted } from '../../lib/abort-race.ts'
+
 /**
  * Work shared by all who ask for it while it runs: one run per key.
  *
@@ -17,24 +19,11 @@ export class SingleFlight<T> {
       running.catch(() => {})
       this.#running.set(key, running)
     }
-    return abortable(running, signal)
+    return rejectWhenAborted(running, signal)
   }
 
   /** Resolves when no work is going on, however it ended. */
   async settled (): Promise<void> {
     while (this.#running.size > 0) await Promise.allSettled(this.#running.values())
-  }
-}
-
-/** The promise's outcome, or the signal's reason if that comes first. */
-async function abortable<T> (promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return promise
-  const aborted = Promise.withResolvers<never>()
-  const onAbort = () => aborted.reject(signal.reason)
-  signal.addEventListener('abort', onAbort, { once: true })
-  try {
-    return await Promise.race([promise, aborted.promise])
-  } finally {
-    signal.removeEventListener('abort', onAbort)
   }
 }

@@ -1,6 +1,7 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BerthError, errorKinds, toBerthError } from '../../../errors.ts'
+import { rejectWhenAborted } from '../../../lib/abort-race.ts'
 import { readJson, writeDurably } from '../../../lib/durable-file.ts'
 import { ReadAhead } from './read-ahead.ts'
 import { SpanFetcher, type FetchRange } from './span-fetcher.ts'
@@ -143,7 +144,7 @@ export class LazyLayer {
     const here = this.#fetcher.fetch(missing, last)
     // Its failure is that of whoever reads there.
     if (ahead > 0) this.#fetcher.fetch(last + 1, Math.min(last + ahead, this.table.spans.length - 1)).catch(() => {})
-    await this.#watch(abortable(here, options.signal))
+    await this.#watch(rejectWhenAborted(here, options.signal))
   }
 
   /** Fetches spans ahead of their reads, in this order, six at a time. Those that fail come when they are read. */
@@ -258,18 +259,5 @@ export class LazyLayer {
       this.#saved = spans
     })
     return this.#flushing
-  }
-}
-
-async function abortable<T> (promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return promise
-  const aborted = Promise.withResolvers<never>()
-  const onAbort = () => aborted.reject(signal.reason)
-  signal.addEventListener('abort', onAbort, { once: true })
-  promise.catch(() => {})
-  try {
-    return await Promise.race([promise, aborted.promise])
-  } finally {
-    signal.removeEventListener('abort', onAbort)
   }
 }

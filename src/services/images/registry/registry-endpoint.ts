@@ -1,4 +1,4 @@
-import { rejectWhenAborted } from './abort-race.ts'
+import { rejectWhenAborted } from '../../../lib/abort-race.ts'
 import { discardBody, readBody } from './bounded-body.ts'
 import type { RegistryCredentials } from '../layers/image-layer.ts'
 import { isObject } from '../image-config.ts'
