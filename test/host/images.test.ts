@@ -250,10 +250,12 @@ import { pino } from 'pino'
   // Spread over the some 100 ms that the work takes; whatever moment is hit must be a good one.
   for (const delayMs of [10, 30, 60, 90, 140]) {
     const child = spawn(process.execPath, ['--input-type=module-typescript', '--eval', script], { cwd: join(import.meta.dirname, '../..'), stdio: ['ignore', 'pipe', 'inherit'] })
+    // Before anything is waited for: it may be done, and gone, before it is killed.
+    const closed = once(child, 'close')
     await once(child.stdout, 'data')
     await setTimeout(delayMs)
     child.kill('SIGKILL')
-    await once(child, 'close')
+    await closed
     const next = parts.next()
     await next.adopt(new Set())
     assertNothingHalfDone(parts)

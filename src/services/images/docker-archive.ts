@@ -2,9 +2,9 @@ import { createHash } from 'node:crypto'
 import { compressionOf, type Compression } from './archive-file.ts'
 import { ContainedFileError } from './contained-file.ts'
 import { isObject } from './image-config.ts'
-import type { FileRange, ImageFiles } from './image-files.ts'
-import { invalidImage, namingImage, notFound, sha256, type ImageSource } from './image-source.ts'
-import type { BlobSource } from './layers/image-layer.ts'
+import { FileImageSource } from './file-image-source.ts'
+import type { FileRange } from './image-files.ts'
+import { namingImage, notFound, sha256 } from './image-source.ts'
 import { maxJsonBytes, parseJsonObject, resolveManifest, type Descriptor, type ResolvedManifest } from './oci-manifest.ts'
 import { formatRegistryReference, parseRegistryReference } from './registry/registry-reference.ts'
 
@@ -24,16 +24,9 @@ const maxListedTags = 50
  * An archive as `docker save` writes it. Its digest is that of the OCI manifest that describes its image, so the same
  * image has the same digest in every archive.
  */
-export class DockerArchive implements ImageSource {
-  readonly name: string
-  readonly #files: ImageFiles
+export class DockerArchive extends FileImageSource {
   /** Where blobs of images that were resolved lie. */
   readonly #paths = new Map<string, string>()
-
-  constructor (options: { files: ImageFiles, name: string }) {
-    this.name = options.name
-    this.#files = options.files
-  }
 
   async resolve (tag: string | undefined): Promise<ResolvedManifest> {
     return namingImage(this.name, async () => {
@@ -50,27 +43,8 @@ export class DockerArchive implements ImageSource {
     })
   }
 
-  async * openBlob (blob: Descriptor): AsyncGenerator<Buffer, void, undefined> {
-    await using range = await this.#open(blob)
-    yield * range.chunks()
-  }
-
-  async locateBlob (blob: Descriptor): Promise<BlobSource | undefined> {
-    await using range = await this.#open(blob)
-    return range.path === undefined ? undefined : { kind: 'file', path: range.path, offsetBytes: range.offsetBytes }
-  }
-
-  hold (): AsyncDisposable {
-    return this.#files.hold()
-  }
-
-  async #open ({ digest, size }: Descriptor): Promise<FileRange> {
-    const path = this.#paths.get(digest)
-    const range = path === undefined ? undefined : await namingImage(this.name, () => this.#files.open(path))
-    if (!range) throw invalidImage(this.name, `blob ${digest} is missing`)
-    if (range.sizeBytes === size) return range
-    await range[Symbol.asyncDispose]()
-    throw invalidImage(this.name, `blob ${digest} has another size than before`)
+  pathOf (digest: string): string | undefined {
+    return this.#paths.get(digest)
   }
 
   async #readList (): Promise<ListedImage[]> {
@@ -98,7 +72,7 @@ export class DockerArchive implements ImageSource {
 
   /** A layer is named by its diff id; what lies in the archive must have that digest, which its reader sees. */
   async #describeLayer (path: string, diffId: unknown): Promise<Descriptor> {
-    await using range = await this.#files.open(path)
+    await using range = await this.files.open(path)
     if (!range) throw new ContainedFileError(`the layer ${JSON.stringify(path.slice(0, 200))} is missing`)
     const compression = compressionOf(await range.readAt(0, 4))
     const digest = compression === undefined ? String(diffId) : await digestOf(range, path)
@@ -107,7 +81,7 @@ export class DockerArchive implements ImageSource {
   }
 
   async #readSmall (path: string, missing: () => Error = () => new ContainedFileError(`${JSON.stringify(path.slice(0, 200))} is missing`)): Promise<Buffer> {
-    await using range = await this.#files.open(path)
+    await using range = await this.files.open(path)
     if (!range) throw missing()
     if (range.sizeBytes > maxJsonBytes) throw new ContainedFileError(`${JSON.stringify(path.slice(0, 200))} is larger than ${maxJsonBytes} bytes`)
     return range.read()

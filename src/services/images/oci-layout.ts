@@ -1,20 +1,17 @@
-import type { FileRange, ImageFiles } from './image-files.ts'
-import { corruptBlob, invalidImage, namingImage, notFound, sha256, type ImageSource } from './image-source.ts'
-import type { BlobSource } from './layers/image-layer.ts'
+import { FileImageSource } from './file-image-source.ts'
+import type { ImageFiles } from './image-files.ts'
+import { corruptBlob, invalidImage, namingImage, notFound, sha256 } from './image-source.ts'
 import { maxJsonBytes, parseJsonObject, readIndex, resolveManifest, type Descriptor, type ListedDescriptor, type ResolvedManifest } from './oci-manifest.ts'
 
 const tagAnnotation = 'org.opencontainers.image.ref.name'
 
 /** An OCI image layout (OCI image-spec, image-layout.md): a directory of a client's or the content of an archive. */
-export class OciLayout implements ImageSource {
-  readonly name: string
-  readonly #files: ImageFiles
+export class OciLayout extends FileImageSource {
   readonly #transport: string
 
   /** `name` is how the client called it, behind its transport (`oci`, `oci-archive`). */
   constructor (options: { files: ImageFiles, name: string, transport: string }) {
-    this.name = options.name
-    this.#files = options.files
+    super(options)
     this.#transport = options.transport
   }
 
@@ -22,27 +19,8 @@ export class OciLayout implements ImageSource {
     return namingImage(this.name, async () => resolveManifest(await this.#selectTag(tag), descriptor => this.#readBlob(descriptor)))
   }
 
-  /** Also refuses a blob that is a link, or no file. */
-  async * openBlob (blob: Descriptor): AsyncGenerator<Buffer, void, undefined> {
-    await using range = await this.#open(blob)
-    yield * range.chunks()
-  }
-
-  async locateBlob (blob: Descriptor): Promise<BlobSource | undefined> {
-    await using range = await this.#open(blob)
-    return range.path === undefined ? undefined : { kind: 'file', path: range.path, offsetBytes: range.offsetBytes }
-  }
-
-  hold (): AsyncDisposable {
-    return this.#files.hold()
-  }
-
-  async #open ({ digest, size }: Descriptor): Promise<FileRange> {
-    const range = await namingImage(this.name, () => this.#files.open(`blobs/${digest.replace(':', '/')}`))
-    if (!range) throw invalidImage(this.name, `blob ${digest} is missing`)
-    if (range.sizeBytes === size) return range
-    await range[Symbol.asyncDispose]()
-    throw invalidImage(this.name, `blob ${digest} has ${range.sizeBytes} bytes, its descriptor says ${size}`)
+  pathOf (digest: string): string {
+    return `blobs/${digest.replace(':', '/')}`
   }
 
   async #selectTag (tag: string | undefined): Promise<ListedDescriptor> {
@@ -59,7 +37,7 @@ export class OciLayout implements ImageSource {
   }
 
   async #readIndex (): Promise<Buffer> {
-    await using range = await this.#files.open('index.json')
+    await using range = await this.files.open('index.json')
     if (!range) throw notFound(`${this.name} is not an OCI ${this.#transport === 'oci' ? 'layout' : 'archive'}: it has no index.json`)
     if (range.sizeBytes > maxJsonBytes) throw invalidImage(this.name, `index.json is larger than ${maxJsonBytes} bytes`)
     return range.read()
@@ -67,7 +45,7 @@ export class OciLayout implements ImageSource {
 
   async #readBlob (descriptor: Descriptor): Promise<Buffer> {
     if (descriptor.size > maxJsonBytes) throw invalidImage(this.name, `blob ${descriptor.digest} is larger than ${maxJsonBytes} bytes`)
-    await using range = await this.#open(descriptor)
+    await using range = await this.openRange(descriptor)
     const content = await range.read()
     if (sha256(content) !== descriptor.digest) throw corruptBlob(this.name, descriptor.digest)
     return content
