@@ -73,7 +73,7 @@ const control = new ControlServer({
   socketPath: join(dir, 'control.sock'),
   logger,
   target: {
-    status: () => ({ pid: process.pid, startNumber, isLazyPossible: fuse !== undefined }),
+    status: () => ({ pid: process.pid }),
     setSettings: wanted => {
       settings = wanted
       sources.setSettings(registryFromJson(wanted.registry))

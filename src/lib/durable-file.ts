@@ -18,11 +18,16 @@ export async function writeDurably (path: string, content: string, mode = 0o600)
     await file.close()
   }
   await rename(temporary, path)
-  const dir = await open(dirname(path), 'r')
+  await syncPath(dirname(path))
+}
+
+/** Waits until a file or directory is on disk. */
+export async function syncPath (path: string): Promise<void> {
+  const file = await open(path, 'r')
   try {
-    await dir.sync()
+    await file.sync()
   } finally {
-    await dir.close()
+    await file.close()
   }
 }
 

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
 import { compressionOf, type Compression } from './archive-file.ts'
 import { ContainedFileError } from './contained-file.ts'
+import { digestOf } from './digest.ts'
 import { isObject } from './image-config.ts'
 import { FileImageSource } from './file-image-source.ts'
 import type { FileRange } from './image-files.ts'
-import { namingImage, notFound, sha256 } from './image-source.ts'
+import { namingImage, notFound } from './image-source.ts'
 import { maxJsonBytes, parseJsonObject, resolveManifest, type Descriptor, type ResolvedManifest } from './oci-manifest.ts'
 import { formatRegistryReference, parseRegistryReference } from './registry/registry-reference.ts'
 
@@ -35,10 +36,10 @@ export class DockerArchive extends FileImageSource {
       const diffIds = diffIdsOf(parseJsonObject(config, 'its configuration'))
       const layers: Descriptor[] = []
       for (const [i, path] of image.layers.entries()) layers.push(await this.#describeLayer(path, diffIds[i]))
-      const configDescriptor = { mediaType: configType, digest: sha256(config), size: config.length }
+      const configDescriptor = { mediaType: configType, digest: digestOf(config), size: config.length }
       this.#paths.set(configDescriptor.digest, image.config)
       const manifest = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: manifestType, config: configDescriptor, layers }))
-      const top = { mediaType: manifestType, digest: sha256(manifest), size: manifest.length }
+      const top = { mediaType: manifestType, digest: digestOf(manifest), size: manifest.length }
       return resolveManifest(top, async (_descriptor, role) => role === 'config' ? config : manifest)
     })
   }
@@ -75,7 +76,7 @@ export class DockerArchive extends FileImageSource {
     await using range = await this.files.open(path)
     if (!range) throw new ContainedFileError(`the layer ${JSON.stringify(path.slice(0, 200))} is missing`)
     const compression = compressionOf(await range.readAt(0, 4))
-    const digest = compression === undefined ? String(diffId) : await digestOf(range, path)
+    const digest = compression === undefined ? String(diffId) : await rangeDigestOf(range, path)
     this.#paths.set(digest, path)
     return { mediaType: typeOf(compression), digest, size: range.sizeBytes }
   }
@@ -104,7 +105,7 @@ function diffIdsOf (config: Record<string, unknown>): unknown[] {
 }
 
 /** `docker save` of an image store of containerd keeps layers as they were pulled, under the names of their digests. */
-async function digestOf (range: FileRange, path: string): Promise<string> {
+async function rangeDigestOf (range: FileRange, path: string): Promise<string> {
   const named = /^blobs\/sha256\/([a-f0-9]{64})$/.exec(path)?.[1]
   if (named !== undefined) return `sha256:${named}`
   const hash = createHash('sha256')

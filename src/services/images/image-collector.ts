@@ -39,8 +39,10 @@ export class ImageCollector {
     const unusedSince = new Date(Date.now() - unusedForMs).toISOString()
     const digests: string[] = []
     let freedBytes = 0
+    // Without a budget every one goes, whatever they take.
+    const usedBytes = keepBytes > 0 ? await this.#usedBytes() : Infinity
     for (const image of await this.#options.store.list()) {
-      if (image.lastUsedAt > unusedSince || (keepBytes > 0 && await this.#usedBytes() <= keepBytes)) break
+      if (image.lastUsedAt > unusedSince || usedBytes - freedBytes <= keepBytes) break
       if (!await this.#remove(image)) continue
       digests.push(image.digest)
       freedBytes += image.sizeBytes + await this.collectLayers(image)

@@ -1,5 +1,4 @@
 /** What every place that images come from has in common. */
-import { createHash } from 'node:crypto'
 import { BerthError } from '../../errors.ts'
 import { ContainedFileError } from './contained-file.ts'
 import type { BlobSource } from './layers/image-layer.ts'
@@ -29,10 +28,6 @@ export interface ImageSource extends ImageBlobs {
   resolve (tag: string | undefined): Promise<ResolvedManifest>
   /** Where a blob lies for another process to read; undefined when it can be had through `openBlob` alone. */
   locateBlob (blob: Descriptor): Promise<BlobSource | undefined>
-}
-
-export function sha256 (content: Buffer | string): string {
-  return `sha256:${createHash('sha256').update(content).digest('hex')}`
 }
 
 export function notFound (message: string, details?: Record<string, unknown>): BerthError {

@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import { renameSync } from 'node:fs'
-import { mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BerthError } from '../../errors.ts'
 import { measureDirectory, syncFileSystem } from '../../host/umoci.ts'
-import { writeDurably } from '../../lib/durable-file.ts'
+import { syncPath, writeDurably } from '../../lib/durable-file.ts'
+import { hexOf } from './digest.ts'
 import { isObject, type ImageConfig } from './image-config.ts'
 import type { SourcedLayer } from './layers/image-layer.ts'
 
@@ -92,7 +93,7 @@ export class ImageStore {
       await mkdir(join(this.#dir, kind), { recursive: true, mode: 0o700 })
       await this.#displace(this.#place(kind, digest))
       await rename(building, this.#place(kind, digest))
-      await syncDirectory(join(this.#dir, kind))
+      await syncPath(join(this.#dir, kind))
     } catch (error) {
       await rm(building, { recursive: true, force: true })
       const code = (error as NodeJS.ErrnoException).code
@@ -145,7 +146,7 @@ export class ImageStore {
 
   #place (kind: StoredKind, digest: string): string {
     // Without the colon of "sha256:": overlay's option syntax has a use for it.
-    return join(this.#dir, kind, digest.replace('sha256:', ''))
+    return join(this.#dir, kind, hexOf(digest))
   }
 
   async #read (kind: StoredKind, dir: string): Promise<StoredImage | undefined> {
@@ -178,14 +179,5 @@ async function namesIn (dir: string): Promise<string[]> {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
     throw error
-  }
-}
-
-async function syncDirectory (dir: string): Promise<void> {
-  const handle = await open(dir)
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
   }
 }

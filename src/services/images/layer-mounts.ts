@@ -2,6 +2,7 @@ import { mkdir, readdir, rmdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { mountLayer } from '../../host/erofs.ts'
 import { mountPoints, unmount } from '../../host/mount.ts'
+import { hexOf } from './digest.ts'
 import type { PreparedLayer } from './server/control-protocol.ts'
 import { SingleFlight } from './single-flight.ts'
 
@@ -77,8 +78,4 @@ export class LayerMounts {
       this.#mounted.delete(name)
     }
   }
-}
-
-function hexOf (digest: string): string {
-  return digest.replace('sha256:', '')
 }

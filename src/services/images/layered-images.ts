@@ -60,10 +60,10 @@ export class LayeredImages {
    */
   async mount (stack: LayerStack, options: PrepareOptions): Promise<string[]> {
     const layers = uniqueLayers(stack.layers)
-    const known = layers.map(layer => this.#current.get(layer.digest)?.dir)
-    const isFound = options.mode === 'lazy' || layers.every(layer => this.#current.get(layer.digest)?.isLocal)
-    if (isFound && known.every(dir => dir !== undefined)) return known.toReversed()
-    const dirs = await this.#each(stack, options, async prepared => {
+    const known = layers.flatMap(layer => this.#current.get(layer.digest) ?? [])
+    const isFound = known.length === layers.length && (options.mode === 'lazy' || known.every(({ isLocal }) => isLocal))
+    if (isFound) return known.map(({ dir }) => dir).toReversed()
+    const dirs = await this.#each(layers, options, async prepared => {
       const dir = await this.#mounts.mount(prepared)
       this.#current.set(prepared.digest, { dir, isLocal: prepared.isLocal })
       return dir
@@ -130,9 +130,8 @@ export class LayeredImages {
     }))
   }
 
-  async #each<T> (stack: LayerStack, options: PrepareOptions, use: (prepared: Awaited<ReturnType<ImageServerSupervisor['prepare']>>) => Promise<T>): Promise<T[]> {
+  async #each<T> (layers: readonly SourcedLayer[], options: PrepareOptions, use: (prepared: Awaited<ReturnType<ImageServerSupervisor['prepare']>>) => Promise<T>): Promise<T[]> {
     const { mode, credentials, signal, onProgress } = options
-    const layers = uniqueLayers(stack.layers)
     const progress = new Map(layers.map(layer => [layer.digest, notBegun(layer)]))
     const report = (one: LayerProgress) => {
       progress.set(one.digest, one)

@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import { BerthError } from '../../errors.ts'
 import { refuseDevices, unpackImage } from '../../host/umoci.ts'
 import { decompressZstd, ZstdError } from '../../lib/zstd.ts'
+import { digestOf } from './digest.ts'
 import { writeWithinDisk } from './disk-writer.ts'
-import { corruptBlob, invalidImage, sha256, type ImageBlobs } from './image-source.ts'
+import { corruptBlob, invalidImage, type ImageBlobs } from './image-source.ts'
 import type { LayerDescriptor } from './layers/image-layer.ts'
 import type { Descriptor, ResolvedManifest } from './oci-manifest.ts'
 
@@ -38,7 +39,7 @@ export async function unpackOciImage (source: ImageBlobs, image: ResolvedManifes
   await mkdir(join(layout, 'blobs', 'sha256'), { recursive: true, mode: 0o700 })
   const layers = await copyBlobs(source, image, layout)
   const manifest = JSON.stringify({ schemaVersion: 2, mediaType: ociManifest, config: { ...image.configDescriptor, mediaType: ociConfig }, layers })
-  const digest = sha256(manifest)
+  const digest = digestOf(manifest)
   await writeFile(blobFile(layout, digest), manifest)
   await writeFile(join(layout, 'oci-layout'), JSON.stringify({ imageLayoutVersion: '1.0.0' }))
   await writeFile(join(layout, 'index.json'), JSON.stringify({

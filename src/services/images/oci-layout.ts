@@ -1,6 +1,7 @@
+import { digestOf } from './digest.ts'
 import { FileImageSource } from './file-image-source.ts'
 import type { ImageFiles } from './image-files.ts'
-import { corruptBlob, invalidImage, namingImage, notFound, sha256 } from './image-source.ts'
+import { corruptBlob, invalidImage, namingImage, notFound } from './image-source.ts'
 import { maxJsonBytes, parseJsonObject, readIndex, resolveManifest, type Descriptor, type ListedDescriptor, type ResolvedManifest } from './oci-manifest.ts'
 
 const tagAnnotation = 'org.opencontainers.image.ref.name'
@@ -47,7 +48,7 @@ export class OciLayout extends FileImageSource {
     if (descriptor.size > maxJsonBytes) throw invalidImage(this.name, `blob ${descriptor.digest} is larger than ${maxJsonBytes} bytes`)
     await using range = await this.openRange(descriptor)
     const content = await range.read()
-    if (sha256(content) !== descriptor.digest) throw corruptBlob(this.name, descriptor.digest)
+    if (digestOf(content) !== descriptor.digest) throw corruptBlob(this.name, descriptor.digest)
     return content
   }
 }

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
-import { syncPath } from '../layers/layer-directory.ts'
+import { syncPath } from '../../../lib/durable-file.ts'
 
 interface Entry {
   bytes: number

@@ -3,6 +3,7 @@ import { copyFile, link, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { readJson } from '../../../lib/durable-file.ts'
+import { hexOf } from '../digest.ts'
 import type { BlobSource, LayerDescriptor, RegistryCredentials } from '../layers/image-layer.ts'
 import { compressionOf } from '../layers/layer-builder.ts'
 import type { LayerFacts } from '../layers/layer-directory.ts'
@@ -52,7 +53,6 @@ const indexParts: readonly BundlePart[] = [
   { name: 'spans', maxBytes: maxTableBytes, isCompressed: true },
 ]
 const profileParts: readonly BundlePart[] = [{ name: 'profile.json', maxBytes: maxProfileBytes, isCompressed: false }]
-const digestPattern = /^sha256:([0-9a-f]{64})$/
 
 /**
  * The indexes of layers and the boot profiles of images, on this host and where they are shared. They outlive the layers themselves: an image
@@ -232,10 +232,4 @@ function filesIn (dir: string): LayerIndexFiles {
 /** Hard links cost no space while the layer itself is here; another file system, or a file system without them, gets a copy. */
 async function linkOrCopy (from: string, to: string): Promise<void> {
   await link(from, to).catch(() => copyFile(from, to, constants.COPYFILE_FICLONE))
-}
-
-function hexOf (digest: string): string {
-  const hex = digestPattern.exec(digest)?.[1]
-  if (hex === undefined) throw new Error('this is not a sha256 digest')
-  return hex
 }

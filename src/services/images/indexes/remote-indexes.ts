@@ -3,6 +3,7 @@ import { Semaphore } from 'async-mutex'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { DeadlineError } from '../../../lib/deadline.ts'
+import { hexOf } from '../digest.ts'
 import { SingleFlight } from '../single-flight.ts'
 import { BundleRefusedError, openBundle, packBundle, type BundlePart, type BundleSubject } from './index-bundle.ts'
 import type { IndexKey } from './index-key.ts'
@@ -161,7 +162,7 @@ export class RemoteIndexes {
   }
 
   #nameOf ({ kind, digest }: BundleSubject): string {
-    return `${kind}-v1-${this.#options.key.id}-${digest.replace(/^sha256:/, '')}`
+    return `${kind}-v1-${this.#options.key.id}-${hexOf(digest)}`
   }
 }
 

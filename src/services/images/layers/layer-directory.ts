@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { readJson } from '../../../lib/durable-file.ts'
+import { readJson, syncPath } from '../../../lib/durable-file.ts'
+import { hexOf } from '../digest.ts'
 import type { LayerDescriptor } from './image-layer.ts'
 import { decodeSpanTable, maxTableBytes, type SpanTable } from './span-table.ts'
 
@@ -127,25 +128,9 @@ export class LayerDirectory {
   }
 }
 
-/** Waits until a file or directory is on disk. */
-export async function syncPath (path: string): Promise<void> {
-  const file = await open(path, 'r')
-  try {
-    await file.sync()
-  } finally {
-    await file.close()
-  }
-}
-
 export async function exists (path: string): Promise<boolean> {
   return stat(path).then(() => true, (error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return false
     throw error
   })
-}
-
-function hexOf (digest: string): string {
-  const hex = digestPattern.exec(digest)?.[1]
-  if (hex === undefined) throw new Error('this is not a sha256 digest')
-  return hex
 }

@@ -1,7 +1,8 @@
 import { link, open, readFile, rm, writeFile } from 'node:fs/promises'
 import { BerthError } from '../../../errors.ts'
+import { syncPath } from '../../../lib/durable-file.ts'
 import type { LayerDescriptor } from './image-layer.ts'
-import { syncPath, type LayerDirectory, type LayerFacts, type LayerFiles } from './layer-directory.ts'
+import type { LayerDirectory, LayerFacts, LayerFiles } from './layer-directory.ts'
 import { decodeSpanTable, type SpanTable } from './span-table.ts'
 
 /** What makes a layer readable before its data is here, as it is kept in an index store. */

@@ -10,6 +10,7 @@
  */
 import { createHash } from 'node:crypto'
 import { BerthError } from '../../../errors.ts'
+import { hexOf } from '../digest.ts'
 
 export interface Span {
   blobStart: number
@@ -144,10 +145,6 @@ function readSafe (bytes: Buffer, offset: number): number {
   const value = Number(bytes.readBigUInt64BE(offset))
   if (!Number.isSafeInteger(value)) throw invalid('a number is out of range')
   return value
-}
-
-function hexOf (digest: string): string {
-  return digest.replace(/^sha256:/, '')
 }
 
 function invalid (why: string): BerthError {

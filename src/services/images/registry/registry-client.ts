@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import type { Logger } from 'pino'
+import { digestOf } from '../digest.ts'
 import { isObject } from '../image-config.ts'
 import type { RegistryCredentials } from '../layers/image-layer.ts'
 import { findBlob, readBlob, type BlobRange } from './blob-reader.ts'
@@ -265,8 +266,4 @@ function mediaTypeOf (header: string | string[] | undefined, body: Buffer): stri
   } catch {
     return type
   }
-}
-
-function digestOf (content: Buffer): string {
-  return `sha256:${createHash('sha256').update(content).digest('hex')}`
 }

@@ -87,11 +87,8 @@ export interface ServerEvent {
 }
 
 export interface ServerStatus {
+  /** Another one after each restart. */
   pid: number
-  /** Of the server process under its keeper; the first is 1. */
-  startNumber: number
-  /** Whether layers can be served while they are incomplete. */
-  isLazyPossible: boolean
 }
 
 export function errorFacts (error: unknown): ErrorFacts {

@@ -29,27 +29,24 @@ interface BlobPlace {
 /** Reaches the places that blobs come from; what is learnt of a registry (connections, tokens) serves all of its blobs. */
 export class LayerSources {
   readonly #logger: Logger
-  #settings: RegistrySettings
   /** Of the settings that are in force. */
   connections: RegistryConnections
   readonly #clients = new Map<string, RegistryClient>()
 
   constructor (options: { settings: RegistrySettings, logger: Logger }) {
     this.#logger = options.logger
-    this.#settings = options.settings
     this.connections = new RegistryConnections({ settings: options.settings, logger: options.logger })
   }
 
   /** From the next request on. Requests under way end by themselves. */
   setSettings (settings: RegistrySettings): void {
-    this.#settings = settings
     this.connections = new RegistryConnections({ settings, logger: this.#logger })
     this.#clients.clear()
   }
 
   /** Whether some of these registries have mirrors. */
   hasMirrors (sources: readonly BlobSource[]): boolean {
-    return sources.some(source => source.kind === 'registry' && this.#settings.mirrors.has(source.registry))
+    return sources.some(source => source.kind === 'registry' && this.connections.settings.mirrors.has(source.registry))
   }
 
   reader (layer: LayerDescriptor, sources: readonly BlobSource[], credentials: RegistryCredentials | undefined): BlobReader {
@@ -90,7 +87,7 @@ export class LayerSources {
     const key = JSON.stringify([registry, repository, credentials])
     const known = this.#clients.get(key)
     if (known) return known
-    const client = new RegistryClient({ registry, repository, credentials, settings: this.#settings, connections: this.connections, logger: this.#logger })
+    const client = new RegistryClient({ registry, repository, credentials, settings: this.connections.settings, connections: this.connections, logger: this.#logger })
     this.#clients.set(key, client)
     return client
   }

@@ -1,4 +1,5 @@
 import type { FuseFile } from '../../../host/fuse-directory.ts'
+import { hexOf } from '../digest.ts'
 import type { BlobSource, LayerDescriptor, LayerProgress, RegistryCredentials } from '../layers/image-layer.ts'
 import type { LazyLayer } from '../layers/lazy-layer.ts'
 import { granuleBytes } from '../layers/span-presence.ts'
@@ -64,10 +65,6 @@ export class ServedLayer {
       granuleBytes,
     }
   }
-}
-
-export function hexOf (digest: string): string {
-  return digest.replace('sha256:', '')
 }
 
 function allPresent (bytes: number): SharedArrayBuffer {
