@@ -57,6 +57,7 @@ export interface Daemon {
 }
 
 const joinCgroupPath = fileURLToPath(new URL('../libexec/join-cgroup', import.meta.url))
+const withoutNetSysctlsPath = fileURLToPath(new URL('../libexec/without-net-sysctls', import.meta.url))
 const imageKeeperPath = fileURLToPath(new URL('../libexec/image-keeper', import.meta.url))
 const imageServerPath = fileURLToPath(new URL('./image-server.ts', import.meta.url))
 
@@ -91,7 +92,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   }
 
   const programs = discoverPrograms()
-  const runtimes = await discoverRuntimes({ defaultRuntime: config.runtime, runtimeRoot: name => places.runtimeRoot(name), programs, joinCgroupPath })
+  const runtimes = await discoverRuntimes({ defaultRuntime: config.runtime, runtimeRoot: name => places.runtimeRoot(name), programs, joinCgroupPath, withoutNetSysctlsPath })
   await installInit(places.initDir, programs)
   const cgroups = await CgroupManager.detect(`/berth/${hostId}`)
   await cgroups.open()

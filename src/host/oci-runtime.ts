@@ -61,6 +61,8 @@ export interface RuntimeProfile {
   platform?: string
   /** The oldest release that works, by the date in its version (yyyymmdd). */
   oldestRelease?: number
+  /** The oldest release that starts in a network namespace of its own where the kernel shows /proc/sys/net/core/rmem_default in each of them. */
+  oldestNetnsRelease?: number
 }
 
 export const runtimeProfiles: Readonly<Record<string, RuntimeProfile>> = Object.freeze({
@@ -68,9 +70,10 @@ export const runtimeProfiles: Readonly<Record<string, RuntimeProfile>> = Object.
     name: 'runsc',
     platform: 'systrap',
     oldestRelease: 20240701, // before it, stat of coreutils 9 fails with EINVAL and there is no systrap
+    oldestNetnsRelease: 20240731,
     globalArgs: [
       '--platform=systrap', // KVM hangs on nested hosts
-      '--network=none', // loopback only
+      '--network=sandbox', // its own stack on the addresses of its network namespace
       '--directfs=false', // with it, opening a symlink fails with EBADF on recent kernels
       '--overlay2=none', // the overlay is ours, so that what is written survives a stop
       '--ignore-cgroups', // the cgroup is ours
@@ -120,9 +123,12 @@ export interface CommandRuntimeOptions {
   root: string
   conmonPath: string
   joinCgroupPath: string
+  /** What stands before the runtime where it starts a container: libexec/without-net-sysctls, or nothing. */
+  startPrefix: readonly string[]
 }
 
 const maxPanicBytes = 4096
+const callTimeoutMs = 60_000
 
 function panicLogPath (runDir: string): string {
   return join(runDir, 'panic.log')
@@ -156,7 +162,7 @@ export class CommandRuntime implements OciRuntime {
     const { panicLogFlag } = this.profile
     const panicArgs = panicLogFlag ? [`${panicLogFlag}=${panicLogPath(places.runDir)}`] : []
     const joined = this.profile.cgroups === 'joined' ? cgroupProcsFiles : []
-    const runtime = [this.#options.joinCgroupPath, ...wrapperArgs, ...joined, '--', this.#options.path, ...this.#globalArgs(), ...panicArgs] as const
+    const runtime = [this.#options.joinCgroupPath, ...wrapperArgs, ...joined, '--', ...this.#options.startPrefix, this.#options.path, ...this.#globalArgs(), ...panicArgs] as const
     try {
       return await startMonitored({ ...places, containerId: places.id, conmonPath: this.#options.conmonPath, runtime }, signal)
     } catch (error) {
@@ -165,7 +171,9 @@ export class CommandRuntime implements OciRuntime {
   }
 
   async start (id: string, signal?: AbortSignal): Promise<void> {
-    await this.#must(['start', id], signal)
+    const [program = '', ...args] = [...this.#options.startPrefix, this.#options.path, ...this.#globalArgs(), 'start', id]
+    const result = await runCommand(program, args, { timeoutMs: callTimeoutMs, ...(signal ? { signal } : {}) })
+    if (result.exitCode !== 0) throw this.#failure('start', result)
   }
 
   async status (id: string): Promise<ContainerStatus | undefined> {
@@ -267,14 +275,14 @@ export class CommandRuntime implements OciRuntime {
     return signal ? { exitCode, signal } : { exitCode }
   }
 
-  async #must (args: string[], signal?: AbortSignal): Promise<CommandResult> {
-    const result = await this.#run(args, signal)
+  async #must (args: string[]): Promise<CommandResult> {
+    const result = await this.#run(args)
     if (result.exitCode !== 0) throw this.#failure(args[0] ?? '', result)
     return result
   }
 
-  #run (args: string[], signal?: AbortSignal): Promise<CommandResult> {
-    return runCommand(this.#options.path, [...this.#globalArgs(), ...args], { timeoutMs: 60_000, ...(signal ? { signal } : {}) })
+  #run (args: string[]): Promise<CommandResult> {
+    return runCommand(this.#options.path, [...this.#globalArgs(), ...args], { timeoutMs: callTimeoutMs })
   }
 
   #globalArgs (): string[] {

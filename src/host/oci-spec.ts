@@ -42,6 +42,8 @@ export interface SpecRequest {
   /** Host directory with `init`, `idle` and `busybox`, seen inside as /.berth, read-only. */
   initDir: string
   cgroupPath: string
+  /** The network namespace it enters; without one it gets a new one that has nothing but its loopback. */
+  netnsPath?: string
   limits: { cpuMillis: number, memoryBytes: number, pids: number, cgroupPids: number, cgroupMemoryBytes: number }
   /** Whether the runtime filters system calls by this file's list (a runtime that is a kernel of its own does not). */
   hasSeccomp: boolean
@@ -122,7 +124,7 @@ export function buildSpec (request: SpecRequest): Record<string, unknown> {
     ],
     linux: {
       cgroupsPath: request.cgroupPath,
-      namespaces: ['pid', 'network', 'ipc', 'uts', 'mount', 'cgroup'].map(type => ({ type })),
+      namespaces: ['pid', 'network', 'ipc', 'uts', 'mount', 'cgroup'].map(type => type === 'network' && request.netnsPath !== undefined ? { type, path: request.netnsPath } : { type }),
       resources: {
         devices: [{ allow: false, access: 'rwm' }],
         memory: { limit: limits.cgroupMemoryBytes },

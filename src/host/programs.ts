@@ -30,6 +30,7 @@ export interface DiscoverRuntimesOptions {
   runtimeRoot: (name: string) => string
   programs: HostPrograms
   joinCgroupPath: string
+  withoutNetSysctlsPath: string
 }
 
 /** The OCI runtimes of this host, by name. One that cannot work is left out, unless it is the default: then nothing starts. */
@@ -45,7 +46,8 @@ export async function discoverRuntimes (options: DiscoverRuntimesOptions): Promi
       continue
     }
     const root = options.runtimeRoot(profile.name)
-    byName.set(profile.name, new CommandRuntime({ profile, path, root, conmonPath: options.programs.conmon, joinCgroupPath: options.joinCgroupPath }))
+    const startPrefix = isTooOld(version, profile.oldestNetnsRelease) ? [options.withoutNetSysctlsPath] : []
+    byName.set(profile.name, new CommandRuntime({ profile, path, root, conmonPath: options.programs.conmon, joinCgroupPath: options.joinCgroupPath, startPrefix }))
     infos.push({ name: profile.name, path, version, ...(profile.platform ? { platform: profile.platform } : {}), isDefault: profile.name === options.defaultRuntime })
   }
   if (!byName.has(options.defaultRuntime)) {

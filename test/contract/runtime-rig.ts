@@ -62,7 +62,8 @@ export async function buildProgramRig (t: Teardown, name: 'runsc' | 'runc'): Pro
   const cgroups = await CgroupManager.detect(`/berth/${hostId}`)
   await cgroups.open()
   const joinCgroupPath = fileURLToPath(new URL('../../libexec/join-cgroup', import.meta.url))
-  const runtime = new CommandRuntime({ profile, path, root: join(dir, 'root'), conmonPath: programs.conmon, joinCgroupPath })
+  const withoutNetSysctlsPath = fileURLToPath(new URL('../../libexec/without-net-sysctls', import.meta.url))
+  const runtime = new CommandRuntime({ profile, path, root: join(dir, 'root'), conmonPath: programs.conmon, joinCgroupPath, startPrefix: name === 'runsc' ? [withoutNetSysctlsPath] : [] })
   const made: ContainerPlaces[] = []
   t.after(async () => {
     const ends = await Promise.allSettled(made.map(places => end(runtime, places)))
