@@ -28,6 +28,9 @@ const fsopenCall = libc.func('int fsopen(const char *type, unsigned int flags)')
 const fsconfigCall = libc.func('int fsconfig(int fd, unsigned int command, const char *key, const char *value, int aux)')
 const fsmountCall = libc.func('int fsmount(int fd, unsigned int flags, unsigned int attributes)')
 const moveMountCall = libc.func('int move_mount(int fromFd, const char *from, int toFd, const char *to, unsigned int flags)')
+const socketCall = libc.func('int socket(int domain, int type, int protocol)')
+const setsockoptCall = libc.func('int setsockopt(int fd, int level, int option, const void *value, unsigned int length)')
+const indexToNameCall = libc.func('char *if_indextoname(unsigned int index, _Out_ void *name)')
 
 // mount(2), flock(2), open(2), waitpid(2) and spawn.h, Linux ABI with glibc
 export const MS_RDONLY = 1
@@ -55,6 +58,13 @@ const FSMOUNT_CLOEXEC = 1
 const MOUNT_ATTR_NODEV = 4
 const MOVE_MOUNT_F_EMPTY_PATH = 4
 const AT_FDCWD = -100
+// socket(2), socket(7), netlink(7), netdevice(7)
+const AF_NETLINK = 16
+const SOCK_RAW = 3
+const NETLINK_NETFILTER = 12
+const SOL_SOCKET = 1
+const SO_RCVBUFFORCE = 33
+const IF_NAMESIZE = 16
 const SPAWN_SETSIGDEF = 0x04
 const SPAWN_SETSIGMASK = 0x08
 const SPAWN_SETSID = 0x80
@@ -136,6 +146,24 @@ export function waitReadable (fds: readonly number[], timeoutMs: number): boolea
 /** Asks for a larger pipe (F_SETPIPE_SZ); one that the kernel refuses stays as it is. */
 export function growPipe (fd: number, bytes: number): void {
   fcntlCall(fd, F_SETPIPE_SZ, 'int', bytes)
+}
+
+/** A netlink socket to the packet filter of this network namespace, closed on exec; read(2) and write(2) serve. Throws an Error with `code`. */
+export function openNetfilterSocket (): number {
+  const fd = socketCall(AF_NETLINK, SOCK_RAW | O_CLOEXEC, NETLINK_NETFILTER) as number
+  if (fd >= 0) return fd
+  const code = errorNames.get(koffi.errno()) ?? 'UNKNOWN'
+  throw Object.assign(new Error(`netlink socket of the packet filter: ${code}`), { code })
+}
+
+/** Gives a socket a larger receive buffer than the host's limit; one that the kernel refuses stays as it is. */
+export function growReceiveBuffer (fd: number, bytes: number): void {
+  setsockoptCall(fd, SOL_SOCKET, SO_RCVBUFFORCE, Buffer.from(Int32Array.of(bytes).buffer), 4)
+}
+
+/** The name that a network device of this network namespace has at the moment, by its index. */
+export function deviceName (index: number): string | undefined {
+  return indexToNameCall(index, Buffer.alloc(IF_NAMESIZE)) as string | null ?? undefined
 }
 
 export interface SpawnOptions {
