@@ -1,9 +1,10 @@
 /**
  * The daemon's SQLite files: how they are opened, and what their tables are.
  *
- * There are two, because durability has a price. `berth.db` holds what nothing else knows (tokens, idempotency keys):
+ * There are several, because durability has a price. `berth.db` holds what nothing else knows (tokens, keys that sign, idempotency keys):
  * synchronous=FULL, each transaction is on the disk before it is answered. `events.db` tells what the sandbox records
  * say anyway: synchronous=NORMAL, no fsync per event; a power cut may take the newest events, a killed daemon takes none.
+ * `network.db` has decisions about networks, which are many, and is kept in the same way.
  */
 import { closeSync, openSync, renameSync, rmSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
@@ -45,6 +46,25 @@ const stateSteps = [`
     PRIMARY KEY (token_id, key)
   ) STRICT;
   CREATE INDEX idempotency_keys_by_age ON idempotency_keys (completed_at);
+`, `
+  CREATE TABLE wider_tokens (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    scope TEXT NOT NULL CHECK (scope IN ('admin', 'read', 'sandbox')),
+    hash BLOB NOT NULL UNIQUE,
+    is_initial INTEGER NOT NULL,
+    created_at TEXT NOT NULL,
+    sandbox_id TEXT,
+    expires_at INTEGER,
+    CHECK ((scope = 'sandbox') = (sandbox_id IS NOT NULL))
+  ) STRICT;
+  INSERT INTO wider_tokens (id, name, scope, hash, is_initial, created_at) SELECT id, name, scope, hash, is_initial, created_at FROM tokens;
+  DROP TABLE tokens;
+  ALTER TABLE wider_tokens RENAME TO tokens;
+  CREATE TABLE secrets (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+  ) STRICT;
 `]
 
 const eventsSteps = [`
@@ -59,6 +79,29 @@ const eventsSteps = [`
   CREATE INDEX events_by_sandbox ON events (sandbox_id, seq);
 `]
 
+const networkSteps = [`
+  CREATE TABLE decisions (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL,
+    sandbox_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    action TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    name TEXT,
+    entry TEXT,
+    protocol TEXT,
+    address TEXT,
+    port INTEGER
+  ) STRICT;
+  CREATE INDEX decisions_by_sandbox ON decisions (sandbox_id, seq);
+  CREATE INDEX decisions_by_age ON decisions (at);
+  CREATE TABLE decision_gaps (
+    sandbox_id TEXT PRIMARY KEY,
+    up_to_seq INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+`]
+
 /** Opens `berth.db`, made or brought up to date as needed. */
 export function openStateDatabase (path: string): DatabaseSync {
   return openDatabase({ path, synchronous: 'FULL', steps: stateSteps })
@@ -66,18 +109,27 @@ export function openStateDatabase (path: string): DatabaseSync {
 
 /** Opens `events.db`. A damaged one is kept beside it as `<path>.damaged`, and begun anew. */
 export function openEventsDatabase (path: string, log: DatabaseLog): DatabaseSync {
-  const options: DatabaseOptions = { path, synchronous: 'NORMAL', steps: eventsSteps }
+  return openOrBeginAnew({ path, synchronous: 'NORMAL', steps: eventsSteps, table: 'events' }, log)
+}
+
+/** Opens `network.db`, as events.db is. */
+export function openNetworkDatabase (path: string, log: DatabaseLog): DatabaseSync {
+  return openOrBeginAnew({ path, synchronous: 'NORMAL', steps: networkSteps, table: 'decisions' }, log)
+}
+
+function openOrBeginAnew (options: DatabaseOptions & { table: string }, log: DatabaseLog): DatabaseSync {
+  const { path, table } = options
   try {
     return openDatabase(options)
   } catch (error) {
     if (!isDamage(error)) throw error
-    log.warn({ err: error }, 'events database is damaged; it is set aside and events begin anew')
+    log.warn({ err: error }, `${table} database is damaged; it is set aside and ${table} begin anew`)
   }
   renameSync(path, `${path}.damaged`)
   for (const suffix of ['-wal', '-shm']) rmSync(`${path}${suffix}`, { force: true })
   const db = openDatabase(options)
   // Clients hold on to the last seq they saw. The time in milliseconds is beyond any seq that was given out before.
-  db.prepare("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)").run(Date.now())
+  db.prepare('INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)').run(table, Date.now())
   return db
 }
 
