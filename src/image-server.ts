@@ -83,7 +83,7 @@ const control = new ControlServer({
     layers: () => layers.layers(),
     forget: digests => layers.forget(digests),
     boot: request => layers.boot(request),
-    follow: (after, listener) => events.follow(after, listener),
+    events: (after, signal) => events.read(after, signal),
   },
 })
 await control.listen()

@@ -3,9 +3,9 @@ import http from 'node:http'
 import https from 'node:https'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BerthError, errorKinds, type ErrorKind } from '../errors.ts'
+import { parseNdjson } from '../lib/ndjson.ts'
 import type { ErrorBody } from '../schemas/wire.ts'
 import { ConnectionError } from './connection-error.ts'
-import { parseNdjson } from './ndjson.ts'
 
 export const defaultSocketPath = '/run/berth/berth.sock'
 
@@ -83,7 +83,7 @@ export class BerthClient {
   async * stream<T> (method: string, path: string, options: CallOptions = {}): AsyncGenerator<T> {
     const answer = await this.#open(method, path, options, 'application/x-ndjson')
     try {
-      yield * parseNdjson<T>(answer)
+      yield * parseNdjson<T>(answer, { refuse: badAnswer })
     } catch (error) {
       throw this.#asKnown(error, 'answer', options.signal)
     } finally {
@@ -224,6 +224,10 @@ function parseAnswer<T> (text: string): T {
   } catch (cause) {
     throw new BerthError('internal', 'bad_answer', 'the answer is not JSON; do BERTH_URL or BERTH_SOCKET point to berth?', { cause })
   }
+}
+
+function badAnswer (problem: string, cause?: unknown): BerthError {
+  return new BerthError('internal', 'bad_answer', `the daemon sent ${problem}; do BERTH_URL or BERTH_SOCKET point to berth?`, { cause })
 }
 
 function parseErrorBody (text: string): ErrorBody | undefined {

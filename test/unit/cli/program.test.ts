@@ -3,7 +3,6 @@ import { once } from 'node:events'
 import { createServer, type AddressInfo } from 'node:net'
 import { Writable } from 'node:stream'
 import { test } from 'node:test'
-import { parseNdjson } from '../../../src/cli/ndjson.ts'
 import { buildProgram } from '../../../src/cli/program.ts'
 import { describeSize, describeSpan, parseDuration, parseSize } from '../../../src/cli/units.ts'
 import { closingPipe, id, refuse, run, sandbox, start, startFakeDaemon } from './fake-daemon.ts'
@@ -136,20 +135,6 @@ test('a slow reader holds the stream back', async t => {
   released.resolve()
   assert.equal((await running.done).exitCode, 0)
   assert.equal(taken, total)
-})
-
-test('JSON lines are put together from any pieces, and a line without end is refused', async () => {
-  async function * pieces (text: string, size: number) {
-    const bytes = Buffer.from(text)
-    for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size)
-  }
-  for (const size of [1, 2, 3, 7, 100]) {
-    const values: unknown[] = []
-    for await (const value of parseNdjson(pieces('{"a":"é€"}\n\n[1]\n{"half":', size))) values.push(value)
-    assert.deepEqual(values, [{ a: 'é€' }, [1]])
-  }
-  await assert.rejects(parseNdjson(pieces('x'.repeat(100), 10), { maxLineBytes: 50 }).next(), /more than 50 bytes/)
-  await assert.rejects(parseNdjson(pieces('nope\n', 10)).next(), /not JSON/)
 })
 
 test('durations and sizes are read and written as people do', () => {

@@ -10,7 +10,7 @@
  *     POST /boots       BootRequest        → {}
  *     GET  /events      ?after=<seq>       → lines of ServerEvent, without end
  */
-import { BerthError, toBerthError, type ErrorKind } from '../../../errors.ts'
+import type { ErrorFacts } from '../../../lib/error-facts.ts'
 import type { IndexSettings } from '../indexes/index-settings.ts'
 import type { RegistrySettings } from '../registry/registry-settings.ts'
 import type { BlobSource, LayerDescriptor, LayerProgress, PullMode, RegistryCredentials } from '../layers/image-layer.ts'
@@ -56,14 +56,6 @@ export type PrepareAnswer =
   | { prepared: PreparedLayer }
   | { error: ErrorFacts }
 
-/** A BerthError as data. */
-export interface ErrorFacts {
-  kind: ErrorKind
-  code: string
-  message: string
-  details?: Record<string, unknown>
-}
-
 /** A sandbox of this image is about to start: what it reads first is recorded, or fetched ahead when it is known. */
 export interface BootRequest {
   imageDigest: string
@@ -89,15 +81,6 @@ export interface ServerEvent {
 export interface ServerStatus {
   /** Another one after each restart. */
   pid: number
-}
-
-export function errorFacts (error: unknown): ErrorFacts {
-  const { kind, code, message, details } = toBerthError(error)
-  return { kind, code, message, ...(details ? { details } : {}) }
-}
-
-export function errorFromFacts (facts: ErrorFacts): BerthError {
-  return new BerthError(facts.kind, facts.code, facts.message, { details: facts.details })
 }
 
 export function registryToJson (settings: RegistrySettings): RegistrySettingsJson {

@@ -1,9 +1,8 @@
-import { chmod, rm } from 'node:fs/promises'
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import { json } from 'node:stream/consumers'
 import type { Logger } from 'pino'
+import { errorFacts } from '../../../lib/error-facts.ts'
+import { JsonServer, writeLines, type JsonHandler } from '../../../lib/json-server.ts'
 import type { LayerProgress } from '../layers/image-layer.ts'
-import { errorFacts, type BootRequest, type PreparedLayer, type PrepareAnswer, type PrepareRequest, type ServerEvent, type ServerStatus, type ServerSettings } from './control-protocol.ts'
+import type { BootRequest, PreparedLayer, PrepareAnswer, PrepareRequest, ServerEvent, ServerStatus, ServerSettings } from './control-protocol.ts'
 
 /** What the socket opens the door to. */
 export interface ControlTarget {
@@ -13,90 +12,37 @@ export interface ControlTarget {
   layers: () => LayerProgress[]
   forget: (digests: readonly string[]) => Promise<void>
   boot: (request: BootRequest) => void
-  /** Calls back with what happened since `after` and what happens; the answer ends it. */
-  follow: (after: number, listener: (event: ServerEvent) => void) => () => void
+  /** What happened since `after`, then what happens, until the signal is aborted. */
+  events: (after: number, signal: AbortSignal) => AsyncIterable<ServerEvent>
 }
 
-type Handler = (target: ControlTarget, request: IncomingMessage, response: ServerResponse, url: URL) => Promise<void>
-
-const handlers: Readonly<Record<string, Handler>> = {
-  'GET /status': async (target, _request, response) => answer(response, target.status()),
-  'PUT /settings': async (target, request, response) => {
-    target.setSettings(await json(request) as ServerSettings)
-    answer(response, {})
-  },
-  'GET /layers': async (target, _request, response) => answer(response, target.layers()),
-  'POST /layers': async (target, request, response) => {
-    const wanted = await json(request) as PrepareRequest
-    const say = (line: PrepareAnswer) => { if (!response.destroyed) response.write(`${JSON.stringify(line)}\n`) }
-    response.flushHeaders()
-    try {
-      say({ prepared: await target.prepare(wanted, progress => say({ progress })) })
-    } catch (error) {
-      say({ error: errorFacts(error) })
-      throw error
-    } finally {
-      response.end()
-    }
-  },
-  'POST /forget': async (target, request, response) => {
-    await target.forget((await json(request) as { digests: string[] }).digests)
-    answer(response, {})
-  },
-  'POST /boots': async (target, request, response) => {
-    target.boot(await json(request) as BootRequest)
-    answer(response, {})
-  },
-  'GET /events': async (target, _request, response, url) => {
-    response.flushHeaders()
-    const stop = target.follow(Number(url.searchParams.get('after') ?? 0), event => response.write(`${JSON.stringify(event)}\n`))
-    response.on('close', stop)
-  },
+/** The image server's control socket, as control-protocol.ts describes it. */
+export class ControlServer extends JsonServer {
+  constructor ({ socketPath, target, logger }: { socketPath: string, target: ControlTarget, logger: Logger }) {
+    super({ socketPath, handlers: handlersOf(target), onFailure: (error, path) => logger.error({ err: error, path }, 'a call of the daemon failed') })
+  }
 }
 
-/** The image server's control socket. Its peer is the daemon: whoever reaches the socket is root. */
-export class ControlServer {
-  readonly #server: Server
-  readonly #socketPath: string
-
-  constructor (options: { socketPath: string, target: ControlTarget, logger: Logger }) {
-    const { target, logger } = options
-    this.#socketPath = options.socketPath
-    this.#server = createServer((request, response) => {
-      const url = new URL(request.url ?? '/', 'http://image-server')
-      const handler = handlers[`${request.method} ${url.pathname}`]
-      if (!handler) {
-        response.writeHead(404).end()
-        return
+function handlersOf (target: ControlTarget): Record<string, JsonHandler> {
+  return {
+    'GET /status': async () => target.status(),
+    'PUT /settings': async ({ body }) => target.setSettings(await body() as ServerSettings),
+    'GET /layers': async () => target.layers(),
+    'POST /layers': async ({ body, response }) => {
+      const wanted = await body() as PrepareRequest
+      const say = (line: PrepareAnswer) => { if (!response.destroyed) response.write(`${JSON.stringify(line)}\n`) }
+      response.flushHeaders()
+      try {
+        say({ prepared: await target.prepare(wanted, progress => say({ progress })) })
+      } catch (error) {
+        say({ error: errorFacts(error) })
+        throw error
+      } finally {
+        response.end()
       }
-      handler(target, request, response, url).catch((error: unknown) => {
-        const facts = errorFacts(error)
-        if (facts.kind === 'internal') logger.error({ err: error, path: url.pathname }, 'a call of the daemon failed')
-        if (!response.headersSent) response.writeHead(500, { 'content-type': 'application/json' }).end(JSON.stringify(facts))
-        else response.end()
-      })
-    })
-    // The daemon waits for layers as long as they take, and follows events for ever.
-    this.#server.requestTimeout = 0
-    this.#server.keepAliveTimeout = 60_000
+    },
+    'POST /forget': async ({ body }) => await target.forget((await body() as { digests: string[] }).digests),
+    'POST /boots': async ({ body }) => target.boot(await body() as BootRequest),
+    'GET /events': async ({ query, response }) => await writeLines(response, signal => target.events(Number(query.get('after') ?? 0), signal)),
   }
-
-  async listen (): Promise<void> {
-    // What a server that was killed has left.
-    await rm(this.#socketPath, { force: true })
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once('error', reject)
-      this.#server.listen(this.#socketPath, resolve)
-    })
-    await chmod(this.#socketPath, 0o600)
-  }
-
-  close (): void {
-    this.#server.close()
-    this.#server.closeAllConnections()
-  }
-}
-
-function answer (response: ServerResponse, value: unknown): void {
-  response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(value))
 }

@@ -6,9 +6,10 @@ import { BerthError } from '../../../errors.ts'
 import { endImageKeeper, findImageKeeper, startImageKeeper } from '../../../host/image-keeper.ts'
 import { detach } from '../../../host/mount.ts'
 import { isAlive, type ProcessIdentity } from '../../../host/process.ts'
+import { ServerGoneError } from '../../../lib/json-client.ts'
 import { pollUntil } from '../../../lib/poll.ts'
 import type { LayerProgress } from '../layers/image-layer.ts'
-import { ImageServerClient, ImageServerGoneError } from './image-server-client.ts'
+import { ImageServerClient } from './image-server-client.ts'
 import type { BootRequest, PreparedLayer, PrepareRequest, ServerEvent, ServerSettings } from './control-protocol.ts'
 
 export interface SupervisorOptions {
@@ -116,7 +117,7 @@ export class ImageServerSupervisor {
       try {
         return await call(attached)
       } catch (error) {
-        if (!(error instanceof ImageServerGoneError)) throw error
+        if (!(error instanceof ServerGoneError)) throw error
         if (this.#isClosed || Date.now() > giveUpAt) throw unavailable(error)
         if (await this.#isLost(attached)) this.#lose(attached)
         await delay(retryPauseMs, undefined, { signal })
@@ -174,7 +175,7 @@ export class ImageServerSupervisor {
         }
       } catch (error) {
         if (following.signal.aborted) return
-        if (!(error instanceof ImageServerGoneError)) this.#options.logger.error({ err: error }, 'events of the image server could not be read')
+        if (!(error instanceof ServerGoneError)) this.#options.logger.error({ err: error }, 'events of the image server could not be read')
       }
       if (await this.#isLost(attached)) return this.#lose(attached)
       await delay(retryPauseMs)

@@ -1,3 +1,4 @@
+import { EventRing } from '../../../lib/event-ring.ts'
 import type { ServerEvent, ServerEventType } from './control-protocol.ts'
 
 // A daemon that was away for so long sees the state of layers all the same.
@@ -5,21 +6,14 @@ const keptEvents = 1000
 
 /** What happened to layers, for whoever follows; the latest are kept for one that comes back. */
 export class ServerEvents {
-  readonly #kept: ServerEvent[] = []
-  readonly #listeners = new Set<(event: ServerEvent) => void>()
-  #lastSeq = 0
+  readonly #ring = new EventRing<ServerEvent>({ capacity: keptEvents })
 
   append (type: ServerEventType, digest: string, message?: string): void {
-    const event: ServerEvent = { seq: ++this.#lastSeq, at: new Date().toISOString(), type, digest, ...(message === undefined ? {} : { message }) }
-    this.#kept.push(event)
-    if (this.#kept.length > keptEvents) this.#kept.shift()
-    for (const listener of this.#listeners) listener(event)
+    this.#ring.append(seq => ({ seq, at: new Date().toISOString(), type, digest, ...(message === undefined ? {} : { message }) }))
   }
 
-  /** Calls back with what is kept since `after`, then with what happens; the answer ends it. */
-  follow (after: number, listener: (event: ServerEvent) => void): () => void {
-    for (const event of this.#kept) if (event.seq > after) listener(event)
-    this.#listeners.add(listener)
-    return () => this.#listeners.delete(listener)
+  /** What is kept since `after`, then what happens, until the signal is aborted. */
+  read (after: number, signal: AbortSignal): AsyncIterable<ServerEvent> {
+    return this.#ring.read(after, signal)
   }
 }
