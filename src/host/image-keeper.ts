@@ -1,11 +1,12 @@
 /** The keeper of the image server: a process that does nothing but hold what the next server needs when one dies (libexec/image-keeper). */
 import { readFileSync } from 'node:fs'
-import { open, rename, rm, stat } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { BerthError } from '../errors.ts'
 import { pollUntil } from '../lib/poll.ts'
 import { cleanEnv } from './command.ts'
 import { findProcess, isAlive, killProcess, readPidFile, signalProcess, type ProcessIdentity } from './process.ts'
+import { openServerLog } from './server-process.ts'
 import { startProgram } from './spawn.ts'
 
 /** What a server exits with when its mount is gone for good: its keeper ends too. Everything else is a death that is made good. */
@@ -27,7 +28,6 @@ export interface ImageKeeperOptions {
 const startTimeoutMs = 10_000
 // The keeper gives its server 5 s.
 const endTimeoutMs = 10_000
-const maxLogBytes = 4 * 1024 * 1024
 
 /**
  * Starts a keeper, which leads a session of its own and outlives this process.
@@ -36,9 +36,7 @@ const maxLogBytes = 4 * 1024 * 1024
  */
 export async function startImageKeeper ({ keeperPath, dir, command, logPath, inheritedFds = [] }: ImageKeeperOptions): Promise<ProcessIdentity> {
   await rm(join(dir, 'keeper.pid'), { force: true })
-  const logged = await stat(logPath).catch(() => undefined)
-  if (logged && logged.size > maxLogBytes) await rename(logPath, `${logPath}.1`)
-  const log = await open(logPath, 'a', 0o600)
+  const log = await openServerLog(logPath)
   try {
     // Blocking calls of many kinds share libuv's pool, and some wait for each other.
     const env = { ...cleanEnv, UV_THREADPOOL_SIZE: '16' }

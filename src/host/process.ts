@@ -74,9 +74,10 @@ export function findProcessesBelow (runDir: string): HelperProcess[] {
   return found
 }
 
-function readArguments (pid: number): string[] {
+/** The command line of a process; empty when it is gone. Behind each argument stands a zero, so the last of these texts is empty. */
+export function readArguments (pid: number): string[] {
   try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0')
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
   } catch {
     return []
   }

@@ -3,12 +3,13 @@
  * an answer comes in parts.
  *
  *     GET    /status                             → NetworkServerStatus
- *     PUT    /policies            ServerPolicy[] → {}   all of them: what is not among them is forgotten
+ *     PUT    /policies            ServerPolicy[] → PolicyFailure[]   all of them: what is not among them is forgotten
  *     PUT    /policies/<id>       ServerPolicy   → {}   in force, and connections that it forbids are cut
  *     DELETE /policies/<id>                      → {}
  *     POST   /opened              OpenAnswer     → {}
  *     GET    /events              ?after=<seq>   → lines of NetworkServerEvent, without end
  */
+import type { ErrorFacts } from '../../../lib/error-facts.ts'
 import type { NetworkDecision } from '../../../schemas/network.ts'
 import type { EgressPolicy } from '../egress-policy.ts'
 
@@ -30,6 +31,11 @@ export interface ServerPolicy {
   /** Whether gateway.internal has an address. */
   hasGateway: boolean
   publish: ServerPublishedPort[]
+}
+
+/** One of all policies that is in force but for its published ports: one of them is taken. */
+export interface PolicyFailure extends ErrorFacts {
+  sandboxId: string
 }
 
 /** What a server works by; given once, at its start. */

@@ -1,0 +1,303 @@
+import { writeFileSync } from 'node:fs'
+import { mkdir, open, readFile, rm } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { BerthError } from '../../../errors.ts'
+import { isAlive, type ProcessIdentity } from '../../../host/process.ts'
+import { endServerProcess, findServerProcess, findServerProcesses, startServerProcess } from '../../../host/server-process.ts'
+import { ServerGoneError } from '../../../lib/json-client.ts'
+import { pollUntil } from '../../../lib/poll.ts'
+import { raceWithDelay } from '../../../lib/race.ts'
+import type { NetworkDecision } from '../../../schemas/network.ts'
+import type { NetworkServerEvent, NetworkServerSettings, OpenRequest, ServerPolicy } from './network-protocol.ts'
+import { NetworkServerClient } from './network-server-client.ts'
+
+export interface NetworkServerSupervisorOptions {
+  /** `<run>/network-server`: the server's own; holds its socket and its pid file. */
+  dir: string
+  /** The server's program, its script last; settings and directory come behind it. */
+  command: readonly string[]
+  logPath: string
+  settings: NetworkServerSettings
+  /** All that shall be in force, asked for whenever a server starts or is found. */
+  policies: () => ServerPolicy[]
+  onDecision: (decision: Omit<NetworkDecision, 'seq'>) => void
+  /** Answers whether the addresses can be reached. The server may have been taken over by a sandbox: what it asks for is to be judged. */
+  onOpen: (request: OpenRequest) => Promise<boolean>
+  logger: Logger
+}
+
+interface Attached {
+  identity: ProcessIdentity
+  client: NetworkServerClient
+}
+
+/** How far the daemon has read, of which server. */
+interface Acknowledged extends ProcessIdentity {
+  seq: number
+}
+
+const startTimeoutMs = 15_000
+const readyPollMs = 5
+// A server that dies is back in well under a second.
+const awayTimeoutMs = 10_000
+const retryPauseMs = 50
+const firstBackOffMs = 100
+const lastBackOffMs = 5000
+// One that has lived so long does not die of its start.
+const provenAfterMs = 10_000
+const deathMs = 200
+const portRetryMs = 5000
+const loggedTailBytes = 2000
+
+/** The daemon's network server: found or started at the daemon's start, started again whenever it dies, with the policies of the moment. */
+export class NetworkServerSupervisor {
+  readonly #options: NetworkServerSupervisorOptions
+  readonly #closing = new AbortController()
+  readonly #script: string
+  readonly #settings: string
+  #attached = Promise.withResolvers<Attached>()
+  #acknowledged: Acknowledged | undefined
+  #isAcknowledgedWritten = true
+  #supervising: Promise<void> | undefined
+
+  constructor (options: NetworkServerSupervisorOptions) {
+    this.#options = options
+    this.#script = basename(options.command.at(-1) ?? '')
+    this.#settings = JSON.stringify(options.settings)
+  }
+
+  /**
+   * Takes over a server that runs with the same settings; ends any other, and starts one. Resolves when all policies are in force.
+   *
+   * @throws BerthError unavailable `network_server_unavailable` when it does not come up.
+   */
+  async start (): Promise<void> {
+    await mkdir(this.#options.dir, { recursive: true, mode: 0o700 })
+    this.#acknowledged = await this.#readAcknowledged()
+    const attached = await this.#adopt() ?? await this.#startServer()
+    this.#attached.resolve(attached)
+    this.#supervising = this.#supervise(attached)
+  }
+
+  /**
+   * Puts a policy in force, or another one in its place: connections that it forbids are cut. Outlasts a restart of the server.
+   *
+   * @throws BerthError conflict `port_taken`, and the policy before it stays in force; unavailable `network_server_unavailable`.
+   */
+  async setPolicy (policy: ServerPolicy): Promise<void> {
+    await this.#outlast(client => client.setPolicy(policy))
+  }
+
+  /** Forgets a sandbox and cuts its connections; one that is not known is fine. @throws BerthError unavailable `network_server_unavailable`. */
+  async removePolicy (sandboxId: string): Promise<void> {
+    await this.#outlast(client => client.removePolicy(sandboxId))
+  }
+
+  /** Of its connections, for metrics; undefined while the server is away. */
+  async connections (): Promise<number | undefined> {
+    return await this.#outlast(async client => (await client.status()).connections).catch(() => undefined)
+  }
+
+  /** Lets go of the server, which goes on. */
+  async close (): Promise<void> {
+    this.#closing.abort()
+    await this.#supervising
+    this.#writeAcknowledged()
+  }
+
+  /** Ends the server, whoever has started it, and removes its directory. */
+  async end (): Promise<void> {
+    await this.close()
+    await Promise.all(findServerProcesses(this.#script, this.#options.dir).map(({ identity }) => endServerProcess(identity)))
+    await rm(this.#options.dir, { recursive: true, force: true })
+  }
+
+  async #outlast<T> (call: (client: NetworkServerClient) => Promise<T>): Promise<T> {
+    const giveUpAt = Date.now() + awayTimeoutMs
+    for (;;) {
+      const attached = await this.#whoIsThere(giveUpAt - Date.now())
+      if (!attached) throw unavailable()
+      try {
+        return await call(attached.client)
+      } catch (error) {
+        if (!(error instanceof ServerGoneError)) throw error
+        if (Date.now() > giveUpAt) throw unavailable(error)
+        await delay(retryPauseMs)
+      }
+    }
+  }
+
+  /** The server, waited for at most this long. */
+  async #whoIsThere (timeoutMs: number): Promise<Attached | undefined> {
+    if (this.#closing.signal.aborted) return undefined
+    let found: Attached | undefined
+    await raceWithDelay(timeoutMs, [this.#attached.promise.then(attached => { found = attached })])
+    return found
+  }
+
+  async #supervise (first: Attached): Promise<void> {
+    let attached = first
+    let backOffMs = firstBackOffMs
+    for (;;) {
+      const attachedMs = performance.now()
+      await this.#follow(attached)
+      await attached.client.close()
+      if (this.#closing.signal.aborted) return
+      this.#attached = Promise.withResolvers()
+      this.#options.logger.error({ pid: attached.identity.pid }, 'the network server is gone; another one is started')
+      if (performance.now() - attachedMs > provenAfterMs) backOffMs = firstBackOffMs
+      for (let next: Attached | undefined; !next;) {
+        await delay(backOffMs, undefined, { signal: this.#closing.signal }).catch(() => undefined)
+        if (this.#closing.signal.aborted) return
+        backOffMs = Math.min(backOffMs * 2, lastBackOffMs)
+        next = await this.#startServer().catch((error: unknown) => {
+          this.#options.logger.error({ err: error }, 'the network server could not be started again')
+          return undefined
+        })
+        if (next) attached = next
+      }
+      this.#attached.resolve(attached)
+    }
+  }
+
+  /** A server that runs with these settings, and all policies in force; what else runs in its place is ended when it has said what it had to say. */
+  async #adopt (): Promise<Attached | undefined> {
+    const { dir, logger } = this.#options
+    const found = await findServerProcess(this.#script, dir)
+    const running = found ? [found] : findServerProcesses(this.#script, dir)
+    for (const { identity, settings } of running) {
+      const attached = { identity, client: new NetworkServerClient({ socketPath: join(dir, 'control.sock') }) }
+      if (settings === this.#settings && await this.#greet(attached).then(() => true, () => false)) {
+        logger.info({ pid: identity.pid }, 'the network server of an earlier daemon goes on')
+        return attached
+      }
+      logger.info({ pid: identity.pid }, 'the network server of an earlier daemon is replaced')
+      const followed = this.#follow(attached)
+      await endServerProcess(identity)
+      await followed
+      await attached.client.close()
+    }
+    return undefined
+  }
+
+  async #startServer (): Promise<Attached> {
+    const { dir, command, logPath, logger } = this.#options
+    await mkdir(dir, { recursive: true, mode: 0o700 })
+    await rm(join(dir, 'control.sock'), { force: true })
+    const server = await startServerProcess({ command, settings: this.#settings, dir, logPath }).catch((error: unknown) => { throw unavailable(error) })
+    if (!server) throw unavailable()
+    const attached = { identity: server.identity, client: new NetworkServerClient({ socketPath: join(dir, 'control.sock') }) }
+    try {
+      await this.#greet(attached)
+      logger.info({ pid: server.identity.pid }, 'started the network server')
+      return attached
+    } catch (error) {
+      await attached.client.close()
+      await endServerProcess(server.identity)
+      if (error instanceof BerthError) throw error
+      throw unavailable(new Error(`the network server did not come up: ${await readTail(logPath)}`, { cause: error }))
+    }
+  }
+
+  /** Waits until a server answers, and gives it all policies. @throws ServerGoneError */
+  async #greet ({ identity, client }: Attached): Promise<void> {
+    const giveUpAt = Date.now() + startTimeoutMs
+    for (;;) {
+      try {
+        await client.status()
+        break
+      } catch (error) {
+        if (!isAlive(identity) || Date.now() > giveUpAt || this.#closing.signal.aborted) throw error
+        await delay(readyPollMs)
+      }
+    }
+    await this.#setPolicies(client)
+  }
+
+  /** Tries again for as long as a published port is taken, which no other policy waits for. */
+  async #setPolicies (client: NetworkServerClient): Promise<void> {
+    const failures = await client.setPolicies(this.#options.policies())
+    if (failures.length === 0) return
+    this.#options.logger.error({ failures }, 'published ports are taken by another program; they are tried again until they are free')
+    setTimeout(() => {
+      if (!this.#closing.signal.aborted) this.#setPolicies(client).catch(() => { /* another server gets them all */ })
+    }, portRetryMs).unref()
+  }
+
+  /** Passes on what happens until the server or this end is gone. */
+  async #follow ({ identity, client }: Attached): Promise<void> {
+    const isSame = this.#acknowledged?.pid === identity.pid && this.#acknowledged.startTicks === identity.startTicks
+    const acknowledged = this.#acknowledged = isSame && this.#acknowledged ? this.#acknowledged : { ...identity, seq: 0 }
+    const { signal } = this.#closing
+    while (!signal.aborted && isAlive(identity)) {
+      try {
+        for await (const event of client.events(acknowledged.seq, signal)) {
+          this.#hear(event, client)
+          acknowledged.seq = event.seq
+          this.#writeAcknowledgedSoon()
+        }
+      } catch (error) {
+        if (!signal.aborted && !(error instanceof ServerGoneError)) this.#options.logger.error({ err: error }, 'events of the network server could not be read')
+      }
+      // One that dies closes its connections a moment before it is gone.
+      if (!signal.aborted) await pollUntil(async () => !isAlive(identity), deathMs)
+    }
+  }
+
+  #hear (event: NetworkServerEvent, client: NetworkServerClient): void {
+    if (event.type === 'decision') this.#options.onDecision(event.decision)
+    else void this.#open(event.request, client)
+  }
+
+  async #open (request: OpenRequest, client: NetworkServerClient): Promise<void> {
+    try {
+      const isOpen = await this.#options.onOpen(request).catch((error: unknown) => {
+        this.#options.logger.error({ err: error, request }, 'an address could not be opened for a sandbox')
+        return false
+      })
+      await client.answerOpen({ requestId: request.requestId, isOpen })
+    } catch { /* the server is gone, and with it who asked */ }
+  }
+
+  async #readAcknowledged (): Promise<Acknowledged | undefined> {
+    try {
+      return JSON.parse(await readFile(join(this.#options.dir, 'acknowledged'), 'utf8')) as Acknowledged
+    } catch {
+      return undefined
+    }
+  }
+
+  /** Once for all that has come in one piece. */
+  #writeAcknowledgedSoon (): void {
+    if (this.#isAcknowledgedWritten) setImmediate(() => this.#writeAcknowledged())
+    this.#isAcknowledgedWritten = false
+  }
+
+  #writeAcknowledged (): void {
+    if (this.#isAcknowledgedWritten) return
+    this.#isAcknowledgedWritten = true
+    // At once: a daemon that is killed must not hear it again.
+    try {
+      writeFileSync(join(this.#options.dir, 'acknowledged'), JSON.stringify(this.#acknowledged), { mode: 0o600 })
+    } catch (error) {
+      this.#options.logger.warn({ err: error }, 'how far the network server was heard could not be written down; the next daemon hears some of it again')
+    }
+  }
+}
+
+async function readTail (path: string): Promise<string> {
+  const file = await open(path)
+  try {
+    const { size } = await file.stat()
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(loggedTailBytes), 0, loggedTailBytes, Math.max(0, size - loggedTailBytes))
+    return buffer.toString('utf8', 0, bytesRead)
+  } finally {
+    await file.close()
+  }
+}
+
+function unavailable (cause?: unknown): BerthError {
+  return new BerthError('unavailable', 'network_server_unavailable', 'the network server of this host does not answer; try again, and see its log if it stays so', { cause })
+}
