@@ -7,11 +7,17 @@ import {
   Image, ImageDetail, ImageLayer, ImagePage, ImagePrune, ImagePull, ImageRemoval, LayerPullProgress, PruneResult, PullEvent, RegistryCredentials,
 } from './image.ts'
 import { LogRecord } from './log.ts'
+import {
+  Bandwidth, DecisionGap, DecisionPage, EgressRules, ListeningPort, ListeningPorts, Network, NetworkDecision, NetworkRequest, NetworkStatus, PublishRequest,
+  PublishedPort, Traffic,
+} from './network.ts'
 import { Leak, Resources, Sandbox, SandboxCreate, SandboxEnd, SandboxPage, SandboxStop, SandboxUpdate, StepTiming } from './sandbox.ts'
 import { ErrorBody } from './wire.ts'
 
 const named: TSchema[] = [
   ErrorBody,
+  EgressRules, PublishRequest, PublishedPort, Bandwidth, NetworkRequest, Network, Traffic, NetworkStatus, ListeningPort, ListeningPorts,
+  NetworkDecision, DecisionGap, DecisionPage,
   Resources, SandboxEnd, StepTiming, Leak, Sandbox, SandboxPage, SandboxCreate, SandboxUpdate, SandboxStop,
   Exec, ExecPage, ExecCreate, ExecResult, ExecEvent, ExecSignal,
   RegistryCredentials, Image, ImagePage, ImageLayer, ImageDetail, ImagePull, LayerPullProgress, PullEvent, ImagePrune, PruneResult, ImageRemoval,

@@ -3,8 +3,8 @@ import { Type, type Static } from '@sinclair/typebox'
 import { Page, Timestamp, Words } from './wire.ts'
 
 export const EventType = Words([
-  'sandbox.status', 'sandbox.updated', 'sandbox.deleted', 'sandbox.leak', 'exec.started', 'exec.ended', 'host.started',
-  'host.stopping', 'image.pulled', 'image.removed', 'image.stalled', 'image.recovered', 'image.damaged', 'image.lost',
+  'sandbox.status', 'sandbox.updated', 'sandbox.network', 'sandbox.deleted', 'sandbox.leak', 'exec.started', 'exec.ended',
+  'host.started', 'host.stopping', 'image.pulled', 'image.removed', 'image.stalled', 'image.recovered', 'image.damaged', 'image.lost',
 ])
 export type EventType = Static<typeof EventType>
 
@@ -14,7 +14,7 @@ export const Event = Type.Object({
   type: EventType,
   sandboxId: Type.Optional(Type.String()),
   execId: Type.Optional(Type.String()),
-  data: Type.Record(Type.String(), Type.Unknown(), { description: 'sandbox.status: {from, to, reason?, exitCode?}; image.…: {digest, reference?} and what else there is to say' }),
+  data: Type.Record(Type.String(), Type.Unknown(), { description: 'sandbox.status: {from, to, reason?, exitCode?}; sandbox.network: {egress, publish}; image.…: {digest, reference?} and what else there is to say' }),
 }, { $id: 'Event', additionalProperties: false })
 export type Event = Static<typeof Event>
 

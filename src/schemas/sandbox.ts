@@ -1,6 +1,7 @@
 /** A sandbox on the wire. */
 import { Type, type Static } from '@sinclair/typebox'
 import { ImageName, PullPolicy, RegistryCredentials } from './image.ts'
+import { Network, NetworkRequest } from './network.ts'
 import { Page, SandboxId, StringMap, Timestamp, Words, noNul, pattern } from './wire.ts'
 
 const GiB = 1024 ** 3
@@ -97,6 +98,7 @@ export const SandboxCreate = Type.Object({
   runtime: Type.Optional(Type.String({ minLength: 1, maxLength: 64, pattern: pattern('^[a-z0-9][a-z0-9._-]*$', 'must be the name of a runtime, such as runsc or runc'), description: 'OCI runtime: runsc (gVisor, the default) or runc' })),
   hostname: Type.Optional(Type.String({ pattern: pattern('^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$', 'must be a host name: at most 63 of a-z, 0-9 and -, neither first nor last a -'), description: 'Host name inside' })),
   start: Type.Optional(Type.Boolean({ default: true, description: 'false: create it only; POST …/start starts it' })),
+  network: Type.Optional(NetworkRequest),
   imagePull: Type.Optional(PullPolicy),
   registryCredentials: Type.Optional(RegistryCredentials),
 }, { $id: 'SandboxCreate', additionalProperties: false })
@@ -123,6 +125,7 @@ export const Sandbox = Type.Object({
   labels: Type.Record(Type.String(), Type.String()),
   runtime: Type.String(),
   hostname: Type.String(),
+  network: Network,
   timeoutMs: Type.Optional(Type.Integer()),
   idleTimeoutMs: Type.Optional(Type.Integer()),
   deadlineAt: Type.Optional(Timestamp),

@@ -52,6 +52,7 @@ export function sandbox (other: Partial<Sandbox> = {}): Sandbox {
     labels: {},
     runtime: 'runsc',
     hostname: 'box',
+    network: { egress: 'none', publish: [], gateway: false },
     createdAt: new Date(Date.now() - 300_000).toISOString(),
     startedAt: new Date(Date.now() - 300_000).toISOString(),
     timings: [{ step: 'rootfs', durationMs: 5 }, { step: 'container', durationMs: 200 }],

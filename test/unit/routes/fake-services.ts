@@ -34,6 +34,7 @@ export function makeSandbox (input: Partial<SandboxCreate> = {}): Sandbox {
     labels: input.labels ?? {},
     runtime: 'runsc',
     hostname: 'box',
+    network: { ipv4: '10.200.16.7', ipv6: 'fd00:a1b2::1007', egress: 'none', publish: [], gateway: false },
     createdAt: at,
     startedAt: at,
     timings: ['image', 'rootfs', 'cgroup', 'bundle', 'create', 'start'].map(step => ({ step, durationMs: 12.5 })),
