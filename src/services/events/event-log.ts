@@ -1,5 +1,6 @@
 import type { DatabaseSync, StatementSync } from 'node:sqlite'
 import { setImmediate } from 'node:timers/promises'
+import { ChangeSignal } from '../../lib/change-signal.ts'
 import type { Event, EventType } from '../../schemas/event.ts'
 
 export interface NewEvent {
@@ -42,7 +43,7 @@ export class EventLog {
   readonly #insert: StatementSync
   readonly #last: StatementSync
   readonly #statements = new Map<string, StatementSync>()
-  readonly #waiting = new Set<() => void>()
+  readonly #changed = new ChangeSignal()
   #isClosed = false
 
   constructor (options: EventLogOptions) {
@@ -64,7 +65,7 @@ export class EventLog {
     const at = new Date(this.#now()).toISOString()
     const data = event.data ?? {}
     const { lastInsertRowid } = this.#insert.run(at, event.type, event.sandboxId ?? null, event.execId ?? null, JSON.stringify(data))
-    this.#wake()
+    this.#changed.notify()
     return {
       seq: Number(lastInsertRowid),
       at,
@@ -104,7 +105,7 @@ export class EventLog {
       }
       // Nothing that does not match is looked at twice. The seq never falls behind one the caller named.
       after = Math.max(after, events.length < followBatch ? last : 0, events.at(-1)?.seq ?? 0)
-      if (events.length < followBatch && this.lastSeq <= after) await this.#changed(signal)
+      if (!this.#isClosed && events.length < followBatch && this.lastSeq <= after) await this.#changed.wait(signal)
     }
   }
 
@@ -127,7 +128,7 @@ export class EventLog {
   close (): void {
     if (this.#isClosed) return
     this.#isClosed = true
-    this.#wake()
+    this.#changed.notify()
     this.#db.close()
   }
 
@@ -135,23 +136,6 @@ export class EventLog {
     const statement = this.#statements.get(sql) ?? this.#db.prepare(sql)
     this.#statements.set(sql, statement)
     return statement
-  }
-
-  #wake (): void {
-    for (const resume of [...this.#waiting]) resume()
-  }
-
-  #changed (signal: AbortSignal): Promise<void> {
-    if (signal.aborted || this.#isClosed) return Promise.resolve()
-    return new Promise(resolve => {
-      const resume = () => {
-        this.#waiting.delete(resume)
-        signal.removeEventListener('abort', resume)
-        resolve()
-      }
-      this.#waiting.add(resume)
-      signal.addEventListener('abort', resume)
-    })
   }
 }
 
