@@ -24,12 +24,16 @@ const waitpidCall = libc.func('int waitpid(int pid, _Out_ int *status, int optio
 const pipeCall = libc.func('int pipe2(int *fds, int flags)')
 const pollCall = libc.func('int poll(void *fds, unsigned long count, int timeoutMs)')
 const fcntlCall = libc.func('int fcntl(int fd, int command, ...)')
+const getsockoptCall = libc.func('int getsockopt(int fd, int level, int option, void *value, void *length)')
 const fsopenCall = libc.func('int fsopen(const char *type, unsigned int flags)')
 const fsconfigCall = libc.func('int fsconfig(int fd, unsigned int command, const char *key, const char *value, int aux)')
 const fsmountCall = libc.func('int fsmount(int fd, unsigned int flags, unsigned int attributes)')
 const moveMountCall = libc.func('int move_mount(int fromFd, const char *from, int toFd, const char *to, unsigned int flags)')
 const socketCall = libc.func('int socket(int domain, int type, int protocol)')
 const setsockoptCall = libc.func('int setsockopt(int fd, int level, int option, const void *value, unsigned int length)')
+const prctlCall = libc.func('int prctl(int option, unsigned long argument, unsigned long, unsigned long, unsigned long)')
+const capsetCall = libc.func('int capset(void *header, void *data)')
+const syscallCall = libc.func('long syscall(long number, ...)')
 const indexToNameCall = libc.func('char *if_indextoname(unsigned int index, _Out_ void *name)')
 
 // mount(2), flock(2), open(2), waitpid(2) and spawn.h, Linux ABI with glibc
@@ -65,6 +69,11 @@ const NETLINK_NETFILTER = 12
 const SOL_SOCKET = 1
 const SO_RCVBUFFORCE = 33
 const IF_NAMESIZE = 16
+// capset(2), seccomp(2)
+const CAPABILITY_VERSION_3 = 0x20080522
+const SECCOMP_SET_MODE_FILTER = 1
+const SECCOMP_FILTER_FLAG_TSYNC = 1
+const seccompCallNumber = process.arch === 'arm64' ? 277 : 317
 const SPAWN_SETSIGDEF = 0x04
 const SPAWN_SETSIGMASK = 0x08
 const SPAWN_SETSID = 0x80
@@ -226,4 +235,35 @@ export function reapProcess (pid: number): { exitCode?: number, signalNumber?: n
   const word = status[0] ?? 0
   const signalNumber = word & 0x7f
   return signalNumber === 0 ? { exitCode: (word >> 8) & 0xff } : { signalNumber }
+}
+
+/** getsockopt(2) for an option of at most this many bytes; undefined where the kernel refuses. */
+export function readSocketOption (fd: number, level: number, option: number, maximumBytes: number): Buffer | undefined {
+  const value = Buffer.alloc(maximumBytes)
+  const length = new Uint32Array([maximumBytes])
+  return getsockoptCall(fd, level, option, value, length) === 0 ? value.subarray(0, length[0]) : undefined
+}
+
+/** prctl(2) of an option with one argument. Throws an Error with `code`. */
+export function setProcessOption (option: number, argument: number): void {
+  if (prctlCall(option, argument, 0, 0, 0) === 0) return
+  const code = errorNames.get(koffi.errno()) ?? 'UNKNOWN'
+  throw Object.assign(new Error(`prctl ${option}: ${code}`), { code })
+}
+
+/** capset(2): these capabilities, by number, become the permitted and the effective ones of this thread. Throws when they are not permitted. */
+export function setThreadCapabilities (numbers: readonly number[]): void {
+  const sets = new Uint32Array(6)
+  for (const number of numbers) for (const set of [0, 1]) sets[(number >>> 5) * 3 + set]! |= 1 << (number & 31)
+  if (capsetCall(new Uint32Array([CAPABILITY_VERSION_3, 0]), sets) !== 0) throw new Error(`capset: ${errorNames.get(koffi.errno()) ?? 'UNKNOWN'}`)
+}
+
+/** seccomp(2) with a program of 8-byte instructions, for all threads of this process, which also takes over no_new_privs from the calling one. */
+export function filterSystemCalls (program: Buffer): void {
+  // struct sock_fprog: unsigned short len, struct sock_filter *filter
+  const fprog = Buffer.alloc(16)
+  fprog.writeUInt16LE(program.length / 8, 0)
+  fprog.writeBigUInt64LE(BigInt(koffi.address(program)), 8)
+  const result = syscallCall(seccompCallNumber, 'unsigned int', SECCOMP_SET_MODE_FILTER, 'unsigned int', SECCOMP_FILTER_FLAG_TSYNC, 'void *', fprog) as number
+  if (result !== 0) throw new Error(`seccomp: ${result > 0 ? `thread ${result} cannot follow` : errorNames.get(koffi.errno()) ?? 'UNKNOWN'}`)
 }
