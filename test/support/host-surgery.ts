@@ -63,9 +63,17 @@ export async function simulateReboot (daemon: TestDaemon, options: { areMountsKe
   for (const path of cgroups) {
     await eventually(() => run('rmdir', [path]).then(() => true, async () => !(await findLeftovers(daemon)).includes(`cgroup ${path}`)), `${path} is removed`)
   }
+  for (const [kind = '', name = ''] of words) await removeNetwork(kind, name)
   if (!options.areMountsKept) {
     for (const [kind, path = ''] of words.toReversed()) if (kind === 'mount') await run('umount', [path])
   }
   if (options.isRunDirKept) return await writeFile(join(daemon.runDir, 'boot'), 'another boot\n')
   for (const name of await readdir(daemon.runDir)) await rm(join(daemon.runDir, name), { recursive: true })
+}
+
+/** A line of findNetworks, split. Links go with their namespaces. */
+async function removeNetwork (kind: string, name: string): Promise<void> {
+  if (kind === 'netns') await run('ip', ['netns', 'delete', name])
+  if (kind === 'table') await run('nft', ['delete', 'table', 'inet', name])
+  if (kind === 'address') await run('ip', ['address', 'delete', name, 'dev', 'lo'])
 }

@@ -1,11 +1,40 @@
 /** What sandboxes leave on a host when something goes wrong: for assertions that nothing is left. */
+import { execFile } from 'node:child_process'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { tagOf } from '../../src/services/network/network-plan.ts'
 
-/** Mounts and processes that name a directory, and cgroups that name a host id. */
+const run = promisify(execFile)
+
+/** Mounts and processes that name a directory; cgroups and parts of networks that name a host id. */
 export async function findLeftovers (owner: { dir: string, hostId: string }): Promise<string[]> {
-  const [mounts, cgroups, processes] = await Promise.all([findMounts(owner.dir), findCgroups(owner.hostId), findProcesses(owner.dir)])
-  return [...mounts.map(mount => `mount ${mount}`), ...cgroups.map(cgroup => `cgroup ${cgroup}`), ...processes.map(process => `process ${process}`)]
+  const [mounts, cgroups, processes, networks] = await Promise.all([
+    findMounts(owner.dir), findCgroups(owner.hostId), findProcesses(owner.dir), findNetworks(owner.hostId),
+  ])
+  return [
+    ...mounts.map(mount => `mount ${mount}`), ...cgroups.map(cgroup => `cgroup ${cgroup}`), ...processes.map(process => `process ${process}`),
+    ...networks,
+  ]
+}
+
+/** Network namespaces, links, a table of the packet filter, and addresses: `netns NAME`, `link NAME`, `table NAME`, `address CIDR`. */
+export async function findNetworks (hostId: string): Promise<string[]> {
+  if (hostId === '') return []
+  const tag = tagOf(hostId)
+  const [namespaces, links, tables, addresses] = await Promise.all([
+    readdir('/run/netns').catch(() => []),
+    readdir('/sys/class/net'),
+    run('nft', ['list', 'tables']).then(({ stdout }) => stdout.split('\n').map(line => line.split(' ').at(-1) ?? '')),
+    run('ip', ['-j', 'address', 'show', 'dev', 'lo']).then(({ stdout }) => JSON.parse(stdout) as Array<{ addr_info: Array<{ label?: string, local: string, prefixlen: number }> }>),
+  ])
+  const ownAddresses = addresses.flatMap(({ addr_info: infos }) => infos).filter(({ label }) => label === `lo:${tag}`)
+  return [
+    ...namespaces.filter(name => name.startsWith(`berth-${tag}-`)).map(name => `netns ${name}`),
+    ...links.filter(name => name.startsWith(`bv${tag}`)).map(name => `link ${name}`),
+    ...tables.filter(name => name === `berth_${tag}`).map(name => `table ${name}`),
+    ...ownAddresses.map(({ local, prefixlen }) => `address ${local}/${prefixlen}`),
+  ]
 }
 
 async function findMounts (dir: string): Promise<string[]> {

@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { tagOf } from '../../src/services/network/network-plan.ts'
 import { findLeftovers } from './leftovers.ts'
 
 const run = promisify(execFile)
@@ -17,13 +18,14 @@ export interface RemainsOwner {
 }
 
 /**
- * Mounts, cgroups, processes, runtime state, run directories, and files of sandboxes beside their records.
+ * Mounts, cgroups, processes, rules of networks, runtime state, run directories, and files of sandboxes beside their records.
  * The daemon's own process does not count.
  */
 export async function findRemains (owner: RemainsOwner): Promise<string[]> {
   const except = owner.except ?? []
   const found = await Promise.all([
     findLeftovers(owner).then(lines => lines.filter(line => !isDaemon(line))),
+    findRules(owner.hostId),
     findContainers(owner.runDir),
     findFiles(join(owner.runDir, 'sandboxes')).then(names => names.map(name => `run directory ${name}`)),
     findSandboxFiles(join(owner.stateDir, 'sandboxes')),
@@ -31,8 +33,17 @@ export async function findRemains (owner: RemainsOwner): Promise<string[]> {
   return found.flat().filter(line => !except.some(id => line.includes(id)))
 }
 
+/** What a daemon holds by itself: its own process, that of its network server, and networks that no sandbox has yet. */
 function isDaemon (line: string): boolean {
-  return line.startsWith('process ') && line.includes(' --state-dir ')
+  if (/^(netns|link|table|address) /.test(line)) return true
+  return line.startsWith('process ') && (line.includes(' --state-dir ') || line.includes('/network-server.ts '))
+}
+
+/** Devices of sandboxes that the packet filter has rules for. Without them a network is one that is kept ready. */
+async function findRules (hostId: string): Promise<string[]> {
+  const tag = tagOf(hostId)
+  const { stdout } = await run('nft', ['list', 'map', 'inet', `berth_${tag}`, 'egress']).catch(() => ({ stdout: '' }))
+  return [...new Set(stdout.match(new RegExp(`bv${tag}[0-9a-f]{4}`, 'g')))].map(device => `rules of ${device}`)
 }
 
 async function findContainers (runDir: string): Promise<string[]> {

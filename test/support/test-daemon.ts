@@ -7,6 +7,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { Agent, fetch, type Headers } from 'undici'
 import type { Sandbox, SandboxCreate } from '../../src/schemas/sandbox.ts'
 import type { ExecCreate, ExecResult } from '../../src/schemas/exec.ts'
 import { findLeftovers } from './leftovers.ts'
@@ -23,6 +24,8 @@ export interface TestDaemonOptions {
   env?: Record<string, string>
   /** Another program in the place of bin/berth, given the same arguments. */
   command?: string[]
+  /** Its TCP port is in another network namespace: requests go through its socket. */
+  isRemote?: boolean
 }
 
 export interface Answer<T = Record<string, never>> {
@@ -43,6 +46,7 @@ export class TestDaemon {
   readonly logPath: string
   readonly #options: TestDaemonOptions
   #child: ChildProcess | undefined
+  #socketAgent: Agent | undefined
   url = ''
 
   private constructor (dir: string, options: TestDaemonOptions) {
@@ -123,6 +127,7 @@ export class TestDaemon {
   /** One request. A body that is not a string is sent as JSON. */
   async request<T = Record<string, never>> (method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Answer<T>> {
     const response = await fetch(`${this.url}${path}`, {
+      ...(this.#options.isRemote ? { dispatcher: this.#socketAgent ??= new Agent({ connect: { socketPath: this.socketPath } }) } : {}),
       method,
       headers: { authorization: `Bearer ${this.token}`, ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
       ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
@@ -194,6 +199,7 @@ export class TestDaemon {
   }
 
   async #remove (): Promise<void> {
+    await this.#socketAgent?.destroy()
     await this.end('SIGKILL')
     const exitCode = await this.reclaim()
     const leftovers = await this.leftovers()

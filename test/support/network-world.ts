@@ -1,0 +1,150 @@
+/**
+ * A small world for a daemon: a network namespace that is its host, and one that is everything outside, with servers in it. Nothing of
+ * the machine's own network is touched.
+ *
+ *     sandbox ─ veth ─ host (198.51.100.2, 2001:db8:ff::2) ─ veth ─ outside (198.51.100.1, 2001:db8:ff::1)
+ *                                                                   203.0.113.0/24, 2001:db8:1::/64: servers with names
+ *                                                                   10.99.0.1: a private network; 169.254.169.254: metadata
+ */
+import assert from 'node:assert/strict'
+import { execFile, spawn, type ChildProcess } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { promisify } from 'node:util'
+import { berth, TestDaemon, type Teardown } from './test-daemon.ts'
+
+const run = promisify(execFile)
+const node = new URL('../../bin/node24', import.meta.url).pathname
+
+/** Addresses of the servers outside, each with all that outside-servers.ts serves. */
+export const outside = Object.freeze({
+  router4: '198.51.100.1',
+  web4: '203.0.113.10',
+  web6: '2001:db8:1::10',
+  other4: '203.0.113.20',
+  other6: '2001:db8:1::20',
+  dns4: '203.0.113.53',
+  /** A name server that nobody configured. */
+  foreignDns4: '203.0.113.54',
+  private4: '10.99.0.1',
+  private6: 'fd99::1',
+  metadata4: '169.254.169.254',
+})
+
+export const worldHost = Object.freeze({ ipv4: '198.51.100.2', ipv6: '2001:db8:ff::2' })
+
+/** What stands behind names that the world's name server knows; it answers NXDOMAIN to all others. */
+export const names: Readonly<Record<string, readonly string[]>> = Object.freeze({
+  'allowed.test': [outside.web4, outside.web6],
+  'deep.allowed.test': [outside.web4, outside.web6],
+  // On the address of an allowed name, as on a shared front.
+  'forbidden.test': [outside.web4, outside.web6],
+  'other.test': [outside.other4, outside.other6],
+  'rebound.test': [outside.private4],
+  'metadata.test': [outside.metadata4],
+  'host.test': [worldHost.ipv4],
+})
+
+export class NetworkWorld {
+  readonly hostNs: string
+  readonly outsideNs: string
+  #servers: ChildProcess | undefined
+  readonly #lines: string[] = []
+
+  private constructor (tag: string) {
+    this.hostNs = `bw${tag}h`
+    this.outsideNs = `bw${tag}o`
+  }
+
+  static async start (t: Teardown): Promise<NetworkWorld> {
+    const world = new NetworkWorld(randomBytes(4).toString('hex'))
+    t.after(() => world.#end())
+    await world.#build()
+    await world.#serve()
+    return world
+  }
+
+  /** A daemon whose host is this world. */
+  async daemon (t: Teardown, options: { env?: Record<string, string>, args?: string[] } = {}): Promise<TestDaemon> {
+    return await TestDaemon.start(t, {
+      command: [...this.#enter(this.hostNs), berth, 'serve'],
+      isRemote: true,
+      args: ['--configure-host', ...options.args ?? []],
+      env: { BERTH_NETWORK_RESOLVERS: outside.dns4, BERTH_NETWORK_POOL_SIZE: '2', ...options.env },
+    })
+  }
+
+  /** Runs a program in the host's namespace. */
+  async onHost (...argv: string[]): Promise<string> {
+    return await this.#in(this.hostNs, argv)
+  }
+
+  /** Runs a program outside. */
+  async outside (...argv: string[]): Promise<string> {
+    return await this.#in(this.outsideNs, argv)
+  }
+
+  /** What reached the servers outside so far, a line each: `tcp 203.0.113.10:80 from 198.51.100.2`, `dns allowed.test A`, `http allowed.test /path`, `tls allowed.test`. */
+  seen (): string[] {
+    return [...this.#lines]
+  }
+
+  async #build (): Promise<void> {
+    const { hostNs, outsideNs } = this
+    await run('ip', ['netns', 'add', hostNs])
+    await run('ip', ['netns', 'add', outsideNs])
+    await this.#ip(hostNs, [
+      'link set lo up',
+      `link add name uplink type veth peer name downlink netns ${outsideNs}`,
+      'link set uplink up',
+      `address add ${worldHost.ipv4}/24 dev uplink`,
+      `address add ${worldHost.ipv6}/64 dev uplink nodad`,
+    ])
+    await this.#ip(outsideNs, [
+      'link set lo up',
+      'link set downlink up',
+      `address add ${outside.router4}/24 dev downlink`,
+      'address add 2001:db8:ff::1/64 dev downlink nodad',
+      ...Object.values(outside).filter(address => address !== outside.router4).map(address => `address add ${address}/${address.includes(':') ? 128 : 32} dev lo`),
+    ])
+    await this.#ip(hostNs, [`route add default via ${outside.router4}`, 'route add default via 2001:db8:ff::1'])
+  }
+
+  async #serve (): Promise<void> {
+    const path = new URL('./outside-servers.ts', import.meta.url).pathname
+    const servers = spawn('nsenter', [`--net=/run/netns/${this.outsideNs}`, node, path, JSON.stringify({ outside, names })], { stdio: ['pipe', 'pipe', 'inherit'] })
+    this.#servers = servers
+    const ready = Promise.withResolvers<void>()
+    servers.once('exit', () => ready.reject(new Error('the servers outside have ended')))
+    createInterface({ input: servers.stdout }).on('line', line => line === 'ready' ? ready.resolve() : this.#lines.push(line))
+    await ready.promise
+  }
+
+  async #end (): Promise<void> {
+    const servers = this.#servers
+    if (servers && servers.exitCode === null) {
+      const exited = once(servers, 'exit')
+      servers.kill('SIGKILL')
+      await exited
+    }
+    for (const name of [this.hostNs, this.outsideNs]) await run('ip', ['netns', 'delete', name]).catch(() => {})
+    const { stdout } = await run('ip', ['netns', 'list'])
+    assert.ok(!stdout.includes(this.hostNs) && !stdout.includes(this.outsideNs), 'no namespace of the world is left')
+  }
+
+  #enter (ns: string): string[] {
+    return ['nsenter', `--net=/run/netns/${ns}`]
+  }
+
+  async #in (ns: string, argv: string[]): Promise<string> {
+    const [program = '', ...args] = [...this.#enter(ns), ...argv]
+    return (await run(program, args, { maxBuffer: 16 * 1024 ** 2 })).stdout
+  }
+
+  async #ip (ns: string, lines: string[]): Promise<void> {
+    const child = run('ip', ['-n', ns, '-batch', '-'])
+    child.child.stdin?.end(`${lines.join('\n')}\n`)
+    await child
+  }
+}
