@@ -20,6 +20,7 @@ const maximumRetryMs = 60_000
 interface Change {
   /** undefined: replace all rules. */
   commands: string | undefined
+  isInFullRules: boolean
   resolve: () => void
   reject: (error: BerthError) => void
 }
@@ -29,7 +30,7 @@ interface Change {
  * next. Whoever submits a change has it among what `fullRules` answers before that, so that replacing all rules makes up for any that fails:
  *
  *     all in one transaction ─▶ one by one ─▶ replace all rules ─▶ refuse the one change that failed
- *                                             (settles all that wait)
+ *                                             (settles all that it contains)
  *
  * A change that is refused may be in force all the same, by an earlier replacement that saw it among what is wanted. So a replacement is
  * owed after each refusal, when the change was taken back, and tried until it succeeds.
@@ -49,13 +50,14 @@ export class RuleQueue {
   }
 
   /**
-   * Resolves when the change is in force, by these commands or because all rules were replaced.
+   * Resolves when the change is in force, by these commands or because all rules were replaced. A change that is not among what
+   * `fullRules` answers is made again after a replacement.
    *
    * @throws BerthError unavailable `packet_filter_failed` when it could not be made; the caller takes it back from what is wanted, in the
    * very turn of the event loop in which it learns of it.
    */
-  submit (commands: string): Promise<void> {
-    return this.#enqueue(commands)
+  submit (commands: string, { isInFullRules = true }: { isInFullRules?: boolean } = {}): Promise<void> {
+    return this.#enqueue(commands, isInFullRules)
   }
 
   /**
@@ -64,7 +66,7 @@ export class RuleQueue {
    * @throws BerthError unavailable `packet_filter_failed`: the former rules are in force.
    */
   reload (): Promise<void> {
-    return this.#enqueue(undefined)
+    return this.#enqueue(undefined, true)
   }
 
   /** Stops trying what is owed. */
@@ -73,9 +75,9 @@ export class RuleQueue {
     clearTimeout(this.#retry)
   }
 
-  #enqueue (commands: string | undefined): Promise<void> {
+  #enqueue (commands: string | undefined, isInFullRules: boolean): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>()
-    this.#waiting.push({ commands, resolve, reject })
+    this.#waiting.push({ commands, isInFullRules, resolve, reject })
     if (!this.#isRunning) void this.#drain()
     return promise
   }
@@ -86,7 +88,7 @@ export class RuleQueue {
     // Those submitted in the same breath go together from the start.
     await Promise.resolve()
     do {
-      // Settles all that wait, when it succeeds.
+      // Settles all that wait and are in it, when it succeeds.
       if (this.#owesReplacement) await this.#replaceAll()
       await this.#settle(this.#takeWaiting())
     } while (this.#waiting.length > 0)
@@ -105,30 +107,39 @@ export class RuleQueue {
 
   /** Never throws: each of the changes is resolved or rejected. */
   async #settle (batch: readonly Change[]): Promise<void> {
-    const changes = batch.filter(change => change.commands !== undefined)
+    let changes = batch.filter(change => change.commands !== undefined)
     const reloads = batch.filter(change => change.commands === undefined)
     if (reloads.length > 0) {
       const failure = await this.#replaceAll()
-      if (!failure) return resolveAll(batch)
-      await this.#refuse(reloads, [failure.error])
+      if (failure) await this.#refuse(reloads, [failure.error])
+      else changes = resolveContained(batch)
     }
     if (changes.length === 0) return
-    const failure = await this.#run(changes.map(change => change.commands).join('\n'))
-    if (!failure) return resolveAll(changes)
-    await this.#settleOneByOne(changes, failure)
+    const failure = await this.#run(changes)
+    if (failure) await this.#settleOneByOne(changes, failure)
+    else resolveAll(changes)
   }
 
   async #settleOneByOne (changes: readonly Change[], together: Failure): Promise<void> {
-    for (const [index, change] of changes.entries()) {
-      const failure = changes.length === 1 ? together : await this.#run(change.commands ?? '')
+    let isReplaced = false
+    for (const change of changes) {
+      if (isReplaced && change.isInFullRules) {
+        change.resolve()
+        continue
+      }
+      const failure = changes.length === 1 ? together : await this.#run([change])
       if (!failure) {
         change.resolve()
         continue
       }
       this.#options.logger.warn({ err: failure.error }, 'a change of the packet filter failed; all its rules are replaced')
-      const reloadFailure = await this.#replaceAll()
-      if (!reloadFailure) return resolveAll(changes.slice(index))
-      await this.#refuse([change], [failure.error, reloadFailure.error])
+      let lastFailure = await this.#replaceAll()
+      if (!lastFailure) {
+        isReplaced = true
+        if (!change.isInFullRules) lastFailure = await this.#run([change])
+      }
+      if (lastFailure) await this.#refuse([change], [failure.error, lastFailure.error])
+      else change.resolve()
     }
   }
 
@@ -139,9 +150,9 @@ export class RuleQueue {
     await nextTurn()
   }
 
-  async #run (commands: string): Promise<Failure | undefined> {
+  async #run (changes: readonly Change[]): Promise<Failure | undefined> {
     try {
-      await this.#options.nftables.run(commands)
+      await this.#options.nftables.run(changes.map(change => change.commands).join('\n'))
     } catch (error) {
       return { error }
     }
@@ -159,7 +170,7 @@ export class RuleQueue {
     }
     this.#owesReplacement = false
     this.#retryMs = this.#options.retryMs ?? defaultRetryMs
-    resolveAll(covered)
+    this.#waiting = [...resolveContained(covered), ...this.#waiting]
     this.#tellOfReload()
   }
 
@@ -178,6 +189,12 @@ interface Failure {
 
 function resolveAll (changes: readonly Change[]): void {
   for (const change of changes) change.resolve()
+}
+
+/** Answers those that a replacement does not contain. */
+function resolveContained (changes: readonly Change[]): Change[] {
+  resolveAll(changes.filter(change => change.isInFullRules))
+  return changes.filter(change => !change.isInFullRules)
 }
 
 function refusal (errors: readonly unknown[]): BerthError {

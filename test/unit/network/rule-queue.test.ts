@@ -148,6 +148,25 @@ test('replacing all rules settles what waits; what is submitted later is a trans
   assert.equal(reloads(), 1)
 })
 
+test('a change that full rules do not contain is made after they were loaded', async () => {
+  const { filter, queue, add } = build()
+  await Promise.all([queue.reload(), queue.submit('add extra', { isInFullRules: false }), add('a')])
+  assert.deepEqual(filter.transactions, ['only a', 'add extra'])
+  filter.transactions.length = 0
+  const first = queue.submit('delete missing')
+  await nextTurn()
+  await Promise.all([first, queue.submit('add more', { isInFullRules: false })])
+  assert.deepEqual(filter.transactions, ['delete missing', 'only a', 'add more'])
+})
+
+test('a change that full rules do not contain is made again when it failed, and refused when it fails again', async () => {
+  const { filter, queue } = build({ fails: commands => commands === 'add extra' && filter.transactions.length < 3 })
+  await queue.submit('add extra', { isInFullRules: false })
+  assert.deepEqual(filter.transactions, ['add extra', 'only ', 'add extra'])
+  await assert.rejects(queue.submit('delete missing', { isInFullRules: false }), isRefused)
+  assert.deepEqual(filter.transactions.slice(3), ['delete missing', 'only ', 'delete missing'])
+})
+
 test('a replacement that cannot be had refuses who asked for it; the changes that wait are made all the same', async () => {
   const { filter, queue, add } = build({ fullRules: () => { throw new Error('no rules') } })
   const [change, reload] = await Promise.allSettled([add('a'), queue.reload()])
@@ -207,10 +226,22 @@ async function fuzz (seed: number): Promise<void> {
       settled++
     }
   }
+  const others = async (name: string) => {
+    for (let step = 0; step < 6; step++) {
+      await pauses()
+      try {
+        await queue.submit(`add ${name}${step}`, { isInFullRules: false })
+        assert.ok(filter.rules.has(`${name}${step}`), `seed ${seed}: ${name}${step} is in force when its change resolves`)
+      } catch (error) {
+        if (!isRefused(error)) throw error
+      }
+      settled++
+    }
+  }
   const reloads = async () => { for (let step = 0; step < 3; step++) { await pauses(); await queue.reload().catch((error: unknown) => { if (!isRefused(error)) throw error }) } }
-  await Promise.all([...Array.from({ length: 8 }, (_, index) => own(index === 0 ? 'bad' : `rule${index}`)), reloads()])
-  assert.equal(settled, 48)
-  const isAsWanted = async () => [...filter.rules].sort().join() === [...wanted].sort().join() && !filter.isBusy
+  await Promise.all([...Array.from({ length: 8 }, (_, index) => own(index === 0 ? 'bad' : `rule${index}`)), others('extra'), others('more'), reloads()])
+  assert.equal(settled, 60)
+  const isAsWanted = async () => [...filter.rules].filter(rule => !/^(extra|more)/.test(rule)).sort().join() === [...wanted].sort().join() && !filter.isBusy
   assert.ok(await pollUntil(isAsWanted, 10_000), `seed ${seed}: at the end the filter has what is wanted, and nothing else`)
   queue.close()
 }
