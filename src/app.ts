@@ -16,6 +16,7 @@ import { addIdempotency, type IdempotencyKeys } from './routes/idempotency.ts'
 import { imageRoutes, type Images } from './routes/images.ts'
 import { addJsonBodies } from './routes/json-body.ts'
 import { logRoutes, type LogRouteOptions } from './routes/logs.ts'
+import { networkRoutes, type Decisions, type NetworkedSandboxes, type NetworkRouteOptions, type Ports } from './routes/network.ts'
 import { addOpenapi } from './routes/openapi-document.ts'
 import { probeRoutes, type ProbeRouteOptions } from './routes/probes.ts'
 import { coerceQuery, type QuerySchema } from './routes/query.ts'
@@ -23,9 +24,12 @@ import { sandboxRoutes, type Sandboxes } from './routes/sandboxes.ts'
 import { componentSchemas } from './schemas/components.ts'
 
 export interface AppServices {
-  sandboxes: Sandboxes
+  sandboxes: Sandboxes & NetworkedSandboxes
   execs: Execs
   images: Images
+  decisions: Decisions
+  ports: Ports
+  network: NetworkRouteOptions['traffic']
   logSources: LogRouteOptions['logSources']
   logs: LogRouteOptions['logs']
   events: Events
@@ -93,10 +97,11 @@ export function buildApp (options: AppOptions): FastifyInstance {
   addOpenapi(app, { version })
   for (const schema of componentSchemas()) app.addSchema(schema)
 
-  const { sandboxes, execs, images, logSources, logs, events, host, metrics } = services
+  const { sandboxes, execs, images, decisions, ports, network, logSources, logs, events, host, metrics } = services
   const prefix = '/v1'
   void app.register(sandboxRoutes, { prefix, sandboxes, closing })
   void app.register(execRoutes, { prefix, execs, streams, attached })
+  void app.register(networkRoutes, { prefix, sandboxes, decisions, ports, traffic: network, streams })
   void app.register(imageRoutes, { prefix, images, streams })
   void app.register(logRoutes, { prefix, logSources, logs, streams })
   void app.register(eventRoutes, { prefix, events, streams })

@@ -30,8 +30,10 @@ export interface EventRouteOptions {
 
 const seqPattern = '^\\d{1,15}$'
 
+export const SeqCursor = Type.Optional(Type.String({ pattern: pattern(seqPattern, 'must be the seq of an event or of a decision'), description: 'Only what is behind this seq; the Last-Event-ID header says the same and goes first' }))
+
 const Query = Type.Object({
-  cursor: Type.Optional(Type.String({ pattern: pattern(seqPattern, 'must be the seq of an event'), description: 'Only events behind this seq; the Last-Event-ID header says the same and goes first' })),
+  cursor: SeqCursor,
   sandboxId: Type.Optional(SandboxId),
   type: Type.Optional(Type.Array(EventType, { description: 'One of these; repeat it or separate by commas' })),
   limit: Limit,
@@ -74,7 +76,8 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventRouteOptions> = async (
   })
 }
 
-function startingSeq (request: FastifyRequest, cursor: string | undefined): number | undefined {
+/** Where to read on: an EventSource that comes back adds Last-Event-ID, the later word. */
+export function startingSeq (request: FastifyRequest, cursor: string | undefined): number | undefined {
   const last = request.headers['last-event-id']
   if (typeof last === 'string' && new RegExp(seqPattern).test(last)) return Number(last)
   return cursor === undefined ? undefined : Number(cursor)

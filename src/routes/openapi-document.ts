@@ -28,6 +28,7 @@ A bearer token is needed, except over the unix socket.`
 const tags = [
   { name: 'sandboxes', description: 'Isolated machines: create, watch, pause, stop, delete' },
   { name: 'execs', description: 'Processes started in a running sandbox' },
+  { name: 'network', description: 'What a sandbox may reach and what reaches it' },
   { name: 'images', description: 'What sandboxes are made of: pull, look, make room' },
   { name: 'logs', description: 'What sandboxes and detached execs have written' },
   { name: 'events', description: 'What happens on this host' },

@@ -21,6 +21,8 @@ interface Finding extends Omit<FastifySchemaValidationError, 'params'> {
     propertyNames?: { pattern?: string }
     'x-maxTotalBytes'?: number
   }
+  /** Of anyOf: the forms it may have. */
+  schema?: unknown
   data?: unknown
 }
 
@@ -40,11 +42,17 @@ export function validationError (findings: FastifySchemaValidationError[], part:
   return new BerthError('invalid_argument', `${rule}_${noun}`, words, { details: { ...(field === '' ? {} : { field }), ...details } })
 }
 
-/** With propertyNames two findings come: the name's own, then the summary; the summary is the one to show. */
+/**
+ * With propertyNames two findings come: the name's own, then the summary; the summary is the one to show. With anyOf one comes for
+ * each form and then the summary: what is wrong inside an object says more, as only one of the forms is an object.
+ */
 function pickFinding (findings: Finding[]): Finding {
-  const first = findings[0]
-  if (!first) throw new Error('a validation error without findings')
-  return findings.find(finding => finding.keyword === 'propertyNames') ?? first
+  const [first] = findings
+  const last = findings.at(-1)
+  if (!first || !last) throw new Error('a validation error without findings')
+  if (last.keyword !== 'anyOf') return findings.find(finding => finding.keyword === 'propertyNames') ?? first
+  const inner = findings.filter(({ instancePath, keyword }) => instancePath !== last.instancePath || ['required', 'additionalProperties'].includes(keyword))
+  return inner[0] ?? last
 }
 
 /** An id that cannot exist names nothing: not found, like any other id that is not there. */
@@ -101,8 +109,18 @@ function demand (finding: Finding): string {
     case 'x-maxTotalBytes': return `must have at most ${finding.parentSchema?.['x-maxTotalBytes']} bytes in all`
     case 'pattern': return patternMeaning.get(pattern) ?? `must match ${pattern}`
     case 'propertyNames': return badName(finding)
+    case 'anyOf': return `must be ${(finding.schema as Form[]).map(formName).join(', or ')}`
     default: return finding.message ?? 'is not valid'
   }
+}
+
+interface Form {
+  enum?: string[]
+  $ref?: string
+}
+
+function formName (form: Form): string {
+  return form.enum ? `one of ${form.enum.join(', ')}` : `an object (${form.$ref?.replace(/#$/, '') ?? 'see the reference'})`
 }
 
 function badName (finding: Finding): string {

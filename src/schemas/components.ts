@@ -16,11 +16,11 @@ import { ErrorBody } from './wire.ts'
 
 const named: TSchema[] = [
   ErrorBody,
-  EgressRules, PublishRequest, PublishedPort, Bandwidth, NetworkRequest, Network, Traffic, NetworkStatus, ListeningPort, ListeningPorts,
-  NetworkDecision, DecisionGap, DecisionPage,
   Resources, SandboxEnd, StepTiming, Leak, Sandbox, SandboxPage, SandboxCreate, SandboxUpdate, SandboxStop,
   Exec, ExecPage, ExecCreate, ExecResult, ExecEvent, ExecSignal,
   RegistryCredentials, Image, ImagePage, ImageLayer, ImageDetail, ImagePull, LayerPullProgress, PullEvent, ImagePrune, PruneResult, ImageRemoval,
+  EgressRules, PublishRequest, PublishedPort, Bandwidth, NetworkRequest, Network, Traffic, NetworkStatus, ListeningPort, ListeningPorts,
+  NetworkDecision, DecisionGap, DecisionPage,
   LogRecord, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
 ]
 

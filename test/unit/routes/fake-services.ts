@@ -12,6 +12,7 @@ import type { Exec, ExecEvent, ExecResult } from '../../../src/schemas/exec.ts'
 import type { Host } from '../../../src/schemas/host.ts'
 import type { Image, ImageDetail } from '../../../src/schemas/image.ts'
 import type { LogRecord } from '../../../src/schemas/log.ts'
+import type { NetworkDecision } from '../../../src/schemas/network.ts'
 import type { Sandbox, SandboxCreate } from '../../../src/schemas/sandbox.ts'
 
 export const adminToken = 'admin-token'
@@ -70,6 +71,10 @@ export function makeImageDetail (image: Image): ImageDetail {
   return { ...image, config: { env: { A: 'b' }, cmd: ['sh'] }, layers: [], leaseIds: [] }
 }
 
+export function makeDecision (sandboxId: string, seq: number): NetworkDecision {
+  return { seq, at, sandboxId, kind: 'dns', action: 'denied', reason: 'no_rule', count: 1, name: 'example.com' }
+}
+
 export interface Calls {
   name: string
   args: unknown[]
@@ -123,6 +128,12 @@ export function makeServices () {
       pause: act('pause'),
       resume: act('resume'),
       wait: act('wait'),
+      setNetwork: async (id, request) => {
+        note('setNetwork', id, request)
+        const changed: Sandbox = { ...get(id), network: { egress: request.egress ?? 'none', publish: [], gateway: request.gateway ?? false } }
+        sandboxes.set(id, changed)
+        return changed
+      },
       remove: async (id, options) => {
         note('remove', id, options)
         get(id)
@@ -169,6 +180,25 @@ export function makeServices () {
         return { digests: [...images.keys()], freedBytes: 1000 }
       },
     },
+    decisions: {
+      lastSeq: 9,
+      list: filter => {
+        note('listDecisions', filter)
+        return [makeDecision(filter.sandboxId, 4)]
+      },
+      gap: (_id, after = 0) => after < 3 ? { type: 'gap', seq: 3, message: 'gone' } : undefined,
+      follow: async function * (filter): AsyncGenerator<NetworkDecision> {
+        note('followDecisions', filter)
+        yield makeDecision(filter.sandboxId, 10)
+      },
+    },
+    ports: {
+      list: async id => {
+        note('listPorts', id)
+        return [{ port: 80, address: '0.0.0.0', isLoopback: false }, { port: 5432, address: '127.0.0.1', isLoopback: true }]
+      },
+    },
+    network: { traffic: async () => ({ receivedBytes: 1000, sentBytes: 200 }) },
     logSources: { sandboxLog: logOf, execLog: logOf },
     logs: {
       readBatches: async function * (options): AsyncGenerator<LogRecord[]> {
