@@ -12,12 +12,13 @@ export interface SourceFile {
  * What each part of src may import, beside itself, `errors` and `schemas`:
  *
  *   main → self-test → daemon → app → routes | ws | worker → services → host → lib
- *     └──→ cli → lib                  image-server → services → host → lib
+ *     └──→ cli → lib                  image-server | network-server → services → host → lib
  */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   main: ['self-test', 'daemon', 'config', 'cli', 'app', 'services', 'host', 'lib'],
   'self-test': ['daemon', 'config', 'lib'],
   'image-server': ['services', 'host', 'lib'],
+  'network-server': ['services', 'host', 'lib'],
   daemon: ['config', 'app', 'routes', 'ws', 'worker', 'services', 'host', 'lib'],
   app: ['config', 'routes', 'ws', 'worker', 'services', 'host', 'lib'],
   routes: ['services', 'host', 'lib'],

@@ -3,6 +3,7 @@ import { chmod, rm } from 'node:fs/promises'
 import { createServer, type Server, type ServerResponse } from 'node:http'
 import { json } from 'node:stream/consumers'
 import { errorFacts } from './error-facts.ts'
+import { raceWithDelay } from './race.ts'
 
 export interface JsonCall {
   /** Of what the handler's path has `*` for; else empty. */
@@ -62,6 +63,13 @@ export class JsonServer {
       this.#server.listen(this.#socketPath, resolve)
     })
     await chmod(this.#socketPath, 0o600)
+  }
+
+  /** Lets answers under way come to their end within this time, then closes. */
+  async drain (graceMs: number): Promise<void> {
+    const ended = new Promise<void>(resolve => { this.#server.close(() => resolve()) })
+    await raceWithDelay(graceMs, [ended])
+    this.close()
   }
 
   close (): void {

@@ -57,7 +57,9 @@ export class NetworkServerSupervisor {
   readonly #closing = new AbortController()
   readonly #script: string
   readonly #settings: string
-  #attached = Promise.withResolvers<Attached>()
+  #attached: Attached | undefined
+  /** Settled when a server is there, or this end has let go. */
+  #arrival = Promise.withResolvers<void>()
   #acknowledged: Acknowledged | undefined
   #isAcknowledgedWritten = true
   #supervising: Promise<void> | undefined
@@ -71,14 +73,12 @@ export class NetworkServerSupervisor {
   /**
    * Takes over a server that runs with the same settings; ends any other, and starts one. Resolves when all policies are in force.
    *
-   * @throws BerthError unavailable `network_server_unavailable` when it does not come up.
+   * @throws BerthError unavailable `network_server_unavailable` when it does not come up; it is tried again and again all the same.
    */
   async start (): Promise<void> {
-    await mkdir(this.#options.dir, { recursive: true, mode: 0o700 })
-    this.#acknowledged = await this.#readAcknowledged()
-    const attached = await this.#adopt() ?? await this.#startServer()
-    this.#attached.resolve(attached)
-    this.#supervising = this.#supervise(attached)
+    const first = this.#adoptOrStart()
+    this.#supervising = this.#supervise(first)
+    await first
   }
 
   /**
@@ -103,6 +103,7 @@ export class NetworkServerSupervisor {
   /** Lets go of the server, which goes on. */
   async close (): Promise<void> {
     this.#closing.abort()
+    this.#arrival.resolve()
     await this.#supervising
     this.#writeAcknowledged()
   }
@@ -131,35 +132,37 @@ export class NetworkServerSupervisor {
 
   /** The server, waited for at most this long. */
   async #whoIsThere (timeoutMs: number): Promise<Attached | undefined> {
-    if (this.#closing.signal.aborted) return undefined
-    let found: Attached | undefined
-    await raceWithDelay(timeoutMs, [this.#attached.promise.then(attached => { found = attached })])
-    return found
+    if (!this.#attached && !this.#closing.signal.aborted) await raceWithDelay(timeoutMs, [this.#arrival.promise])
+    return this.#closing.signal.aborted ? undefined : this.#attached
   }
 
-  async #supervise (first: Attached): Promise<void> {
-    let attached = first
+  async #supervise (first: Promise<Attached>): Promise<void> {
     let backOffMs = firstBackOffMs
-    for (;;) {
-      const attachedMs = performance.now()
-      await this.#follow(attached)
-      await attached.client.close()
-      if (this.#closing.signal.aborted) return
-      this.#attached = Promise.withResolvers()
-      this.#options.logger.error({ pid: attached.identity.pid }, 'the network server is gone; another one is started')
-      if (performance.now() - attachedMs > provenAfterMs) backOffMs = firstBackOffMs
-      for (let next: Attached | undefined; !next;) {
-        await delay(backOffMs, undefined, { signal: this.#closing.signal }).catch(() => undefined)
-        if (this.#closing.signal.aborted) return
-        backOffMs = Math.min(backOffMs * 2, lastBackOffMs)
-        next = await this.#startServer().catch((error: unknown) => {
-          this.#options.logger.error({ err: error }, 'the network server could not be started again')
-          return undefined
-        })
-        if (next) attached = next
+    for (let next = first; ; next = this.#startServer()) {
+      const startedMs = performance.now()
+      const attached = await next.catch((error: unknown) => {
+        if (!this.#closing.signal.aborted) this.#options.logger.error({ err: error }, 'the network server could not be started; it is tried again')
+      })
+      if (attached) {
+        this.#attached = attached
+        this.#arrival.resolve()
+        await this.#follow(attached)
+        this.#attached = undefined
+        this.#arrival = Promise.withResolvers()
+        await attached.client.close()
+        if (!this.#closing.signal.aborted) this.#options.logger.error({ pid: attached.identity.pid }, 'the network server is gone; another one is started')
+        if (performance.now() - startedMs > provenAfterMs) backOffMs = firstBackOffMs
       }
-      this.#attached.resolve(attached)
+      await delay(backOffMs, undefined, { signal: this.#closing.signal }).catch(() => undefined)
+      if (this.#closing.signal.aborted) return
+      backOffMs = Math.min(backOffMs * 2, lastBackOffMs)
     }
+  }
+
+  async #adoptOrStart (): Promise<Attached> {
+    await mkdir(this.#options.dir, { recursive: true, mode: 0o700 })
+    this.#acknowledged = await this.#readAcknowledged()
+    return await this.#adopt() ?? await this.#startServer()
   }
 
   /** A server that runs with these settings, and all policies in force; what else runs in its place is ended when it has said what it had to say. */
@@ -173,6 +176,7 @@ export class NetworkServerSupervisor {
         logger.info({ pid: identity.pid }, 'the network server of an earlier daemon goes on')
         return attached
       }
+      if (this.#closing.signal.aborted) throw unavailable()
       logger.info({ pid: identity.pid }, 'the network server of an earlier daemon is replaced')
       const followed = this.#follow(attached)
       await endServerProcess(identity)
@@ -248,10 +252,10 @@ export class NetworkServerSupervisor {
 
   #hear (event: NetworkServerEvent, client: NetworkServerClient): void {
     if (event.type === 'decision') this.#options.onDecision(event.decision)
-    else void this.#open(event.request, client)
+    else void this.#answerOpen(event.request, client)
   }
 
-  async #open (request: OpenRequest, client: NetworkServerClient): Promise<void> {
+  async #answerOpen (request: OpenRequest, client: NetworkServerClient): Promise<void> {
     try {
       const isOpen = await this.#options.onOpen(request).catch((error: unknown) => {
         this.#options.logger.error({ err: error, request }, 'an address could not be opened for a sandbox')
