@@ -1,4 +1,5 @@
 /** Changes to links, addresses and network namespaces by iproute2, many in one process; and what of them is there. */
+import { randomBytes } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { runCommand } from './command.ts'
 
@@ -77,6 +78,30 @@ export async function listNetworkNamespaces (prefix: string): Promise<string[]> 
     throw error
   })
   return names.filter(name => name.startsWith(prefix))
+}
+
+/**
+ * Makes a network namespace and does something with it, whose name it is told; then it is gone again.
+ *
+ * @throws IpError, and whatever the work throws.
+ */
+export async function withNetworkNamespace<T> (work: (netns: string) => Promise<T>): Promise<T> {
+  const netns = `berth-try-${randomBytes(4).toString('hex')}`
+  try {
+    await runIpBatch([`netns add ${netns}`])
+    return await work(netns)
+  } finally {
+    await runIpBatch([`netns del ${netns}`], { isForced: true })
+  }
+}
+
+/**
+ * Makes a network namespace with a veth whose two ends are in it.
+ *
+ * @throws IpError where the kernel has neither, or the process no right to.
+ */
+export async function probeVeth (): Promise<void> {
+  await withNetworkNamespace(netns => runIpBatch(['link add name a type veth peer name b'], { netns }))
 }
 
 export interface Traffic {

@@ -1,5 +1,6 @@
 /** Limits of bandwidth: a token bucket (tc-tbf(8)) before each end of a veth, which holds back what that end sends. */
 import { BerthError } from '../errors.ts'
+import { withNetworkNamespace } from './ip-batch.ts'
 import { runCommand, type CommandResult } from './command.ts'
 
 export interface BandwidthLimit {
@@ -33,6 +34,15 @@ export async function limitBandwidth ({ netns, device, uploadBitsPerSecond, down
     limitSending(['-n', netns], usualEnd, uploadBitsPerSecond),
   ])
   for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
+}
+
+/**
+ * Limits a link of a network namespace that it makes.
+ *
+ * @throws BerthError unavailable `bandwidth_unsupported`; IpError.
+ */
+export async function probeTokenBucket (): Promise<void> {
+  await withNetworkNamespace(netns => limitSending(['-n', netns], 'lo', 1_000_000))
 }
 
 async function limitSending (where: readonly string[], device: string, bitsPerSecond: number | undefined): Promise<void> {

@@ -2,22 +2,11 @@
  * What a host needs to run Berth, as a table: for each thing why it is needed, how to see whether it is there and good
  * enough, and the command that mends it.
  */
-import { access, mkdtemp, readFile, rmdir } from 'node:fs/promises'
-import { release, tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { toBerthError } from '../../errors.ts'
-import { runCommand } from '../../host/command.ts'
-import { probeErofs } from '../../host/erofs.ts'
-import { isFuseUsable } from '../../host/fuse-mount.ts'
+import { apt, broken, isAtLeast, missing, ok, parseVersion, probeProgram, thisHost, tooOld, type HostCheckResult, type HostCheckRow, type HostView } from './host-probe.ts'
+import { networkChecks } from './network-checks.ts'
 
-export type HostCheckStatus = 'ok' | 'missing' | 'too_old' | 'broken'
-
-export interface HostCheckResult {
-  status: HostCheckStatus
-  version?: string
-  /** What is wrong, as a sentence without an end; absent when the status is `ok`. */
-  problem?: string
-}
+export type { HostCheckResult } from './host-probe.ts'
 
 export interface HostCheck {
   name: string
@@ -28,50 +17,6 @@ export interface HostCheck {
   fix: string
   /** Looks at the host. Never throws. */
   probe (): Promise<HostCheckResult>
-}
-
-/** What the probes see of the host. */
-export interface HostView {
-  /** Runs a program to its end; undefined when there is no such program. */
-  run (file: string, args: readonly string[]): Promise<{ exitCode: number, stdout: string, stderr: string } | undefined>
-  /** The text of a file; undefined when it cannot be read. */
-  read (path: string): Promise<string | undefined>
-  exists (path: string): Promise<boolean>
-  /** Mounts a layer of an image, as a try. */
-  tryErofs (): Promise<{ ok: true } | { ok: false, why: string }>
-  /** Mounts a file system that a program serves, as a try. */
-  tryFuse (): Promise<boolean>
-  kernelRelease: string
-  nodeVersion: string
-  uid: number
-}
-
-const probeTimeoutMs = 10_000
-
-/** This machine. */
-const thisHost: HostView = {
-  async run (file, args) {
-    try {
-      return await runCommand(file, args, { timeoutMs: probeTimeoutMs, maxOutputBytes: 64 * 1024 })
-    } catch (error) {
-      if (toBerthError(error).code === 'program_not_found') return undefined
-      throw error
-    }
-  },
-  async read (path) {
-    return await readFile(path, 'utf8').catch(() => undefined)
-  },
-  async exists (path) {
-    return await access(path).then(() => true, () => false)
-  },
-  async tryErofs () {
-    const dir = await mkdtemp(join(tmpdir(), 'berth-doctor-'))
-    return await probeErofs(dir).finally(() => rmdir(dir))
-  },
-  tryFuse: isFuseUsable,
-  kernelRelease: release(),
-  nodeVersion: process.versions.node,
-  uid: process.getuid?.() ?? -1,
 }
 
 /** The first runsc whose systrap platform runs the file calls of current coreutils. */
@@ -90,21 +35,6 @@ const neededControllers = ['cpu', 'memory', 'pids'] as const
 export function parseRunscDate (output: string): number | undefined {
   const match = /\b(?:release-|0\.0~)?(20\d{6})(?:\.\d+)?/.exec(output)
   return match === null ? undefined : Number(match[1])
-}
-
-/** The first dotted version in a program's output, as numbers. */
-export function parseVersion (output: string): number[] | undefined {
-  const match = /(\d+)\.(\d+)(?:\.(\d+))?/.exec(output)
-  return match?.slice(1).filter((part) => part !== undefined).map(Number)
-}
-
-/** Whether dotted version `a` is `b` or later. */
-export function isAtLeast (a: readonly number[], b: readonly number[]): boolean {
-  for (let i = 0; i < b.length; i++) {
-    const difference = (a[i] ?? 0) - (b[i] ?? 0)
-    if (difference !== 0) return difference > 0
-  }
-  return true
 }
 
 /**
@@ -127,30 +57,6 @@ export function findControllers (unifiedControllers: string | undefined, mountIn
     else if (legacy.has(controller)) found.set(controller, 'v1')
   }
   return found
-}
-
-const ok = (version?: string): HostCheckResult => ({ status: 'ok', version })
-const missing = (problem: string): HostCheckResult => ({ status: 'missing', problem })
-const broken = (problem: string): HostCheckResult => ({ status: 'broken', problem })
-const tooOld = (version: string, problem: string): HostCheckResult => ({ status: 'too_old', version, problem })
-
-interface ProgramNeeds {
-  args?: readonly string[]
-  minimum?: readonly number[]
-}
-
-/** Looks whether a program is there, starts, and is young enough. */
-async function probeProgram (host: HostView, file: string, { args = ['--version'], minimum }: ProgramNeeds = {}): Promise<HostCheckResult> {
-  const result = await host.run(file, args)
-  if (result === undefined) return missing(`there is no program ${file} on PATH`)
-  // Some (mkfs.ext4) write their version to stderr.
-  const version = parseVersion(result.stdout + result.stderr)
-  if (result.exitCode !== 0) return broken(`${file} ${args.join(' ')} ends with exit code ${result.exitCode}`)
-  if (minimum !== undefined) {
-    if (version === undefined) return broken(`${file} does not say its version`)
-    if (!isAtLeast(version, minimum)) return tooOld(version.join('.'), `version ${minimum.join('.')} or later is needed`)
-  }
-  return ok(version?.join('.'))
 }
 
 async function probeRunsc (host: HostView): Promise<HostCheckResult> {
@@ -212,13 +118,9 @@ async function probeRoot (host: HostView): Promise<HostCheckResult> {
   return host.uid === 0 ? ok() : broken(`this runs as uid ${host.uid}; mounts, cgroups and gVisor need root`)
 }
 
-const apt = (packages: string): string => `sudo apt-get install ${packages}`
-
-type Row = [name: string, required: boolean, why: string, fix: string, probe: () => Promise<HostCheckResult>]
-
 /** The table of what a host needs, in the order in which to mend it. */
 export function createHostChecks (host: HostView = thisHost): readonly HostCheck[] {
-  const rows: Row[] = [
+  const rows: HostCheckRow[] = [
     ['linux', true, 'the kernel under every sandbox', 'boot a kernel of 4.15 or later', () => probeVersion(host.kernelRelease, minimumKernel)],
     ['root', true, 'mounts, cgroups and namespaces are made by root', 'sudo bin/berth doctor', () => probeRoot(host)],
     ['node', true, 'runs the daemon', 'npm run setup', () => probeVersion(host.nodeVersion, minimumNode)],
@@ -238,8 +140,7 @@ export function createHostChecks (host: HostView = thisHost): readonly HostCheck
     ['gztool', false, 'makes images loadable piece by piece; without it they are unpacked', 'npm run setup', () => probeProgram(host, 'gztool', { args: ['-h'], minimum: minimumImageTool })],
     ['erofs', false, 'mounts the layers of images; without it images are unpacked', 'sudo modprobe erofs, on a kernel of 6.12 or later', () => probeLayerMount(host)],
     ['fuse', false, 'serves images that load lazily; without it they are fetched whole before a sandbox starts', 'sudo modprobe fuse', () => probeFuse(host)],
-    ['ip', false, 'sets up network interfaces', apt('iproute2'), () => probeProgram(host, 'ip', { args: ['-Version'] })],
-    ['nft', false, 'filters what sandboxes send', apt('nftables'), () => probeProgram(host, 'nft')],
+    ...networkChecks(host),
   ]
   return rows.map(([name, required, why, fix, probe]) => ({
     name,

@@ -1,7 +1,9 @@
 import { test } from 'node:test'
 import assert from 'node:assert/strict'
 import { runDoctor, type DoctorParts } from '../../../src/cli/doctor.ts'
-import { createHostChecks, findControllers, isAtLeast, parseRunscDate, parseVersion, type HostCheck, type HostCheckResult, type HostView } from '../../../src/services/host/host-checks.ts'
+import { BerthError } from '../../../src/errors.ts'
+import { createHostChecks, findControllers, parseRunscDate, type HostCheck, type HostCheckResult } from '../../../src/services/host/host-checks.ts'
+import { isAtLeast, parseVersion, type HostView } from '../../../src/services/host/host-probe.ts'
 
 type Answer = { exitCode?: number, stdout?: string, stderr?: string } | undefined
 type BuildOptions = { programs?: Record<string, Answer>, files?: Record<string, string | undefined> } & Partial<HostView>
@@ -36,6 +38,8 @@ function build ({ programs = {}, files = {}, ...facts }: BuildOptions = {}) {
     '/proc/filesystems': 'nodev\tsysfs\nnodev\toverlay\n\text4\n',
     '/dev/fuse': '',
     '/dev/loop-control': '',
+    '/proc/sys/net/ipv4/ip_forward': '1\n',
+    '/proc/sys/net/ipv6/conf/all/forwarding': '1\n',
     ...files,
   }
   const host: HostView = {
@@ -47,6 +51,10 @@ function build ({ programs = {}, files = {}, ...facts }: BuildOptions = {}) {
     exists: async (path) => texts[path] !== undefined,
     tryErofs: async () => ({ ok: true }),
     tryFuse: async () => true,
+    tryVeth: async () => {},
+    tryNftables: async () => {},
+    tryTokenBucket: async () => {},
+    listForwardObstacles: async () => [],
     kernelRelease: '6.18.5-generic',
     nodeVersion: '24.21.0',
     uid: 0,
@@ -102,6 +110,14 @@ const wrong: [what: string, check: string, options: BuildOptions, status: HostCh
   ['an old kernel', 'linux', { kernelRelease: '4.9.0-13-amd64' }, 'too_old', /4\.15 or later/],
   ['an old Node', 'node', { nodeVersion: '20.20.2' }, 'too_old', /24\.0 or later/],
   ['a user that is not root', 'root', { uid: 1000 }, 'broken', /uid 1000/],
+  ['no ip', 'ip', { programs: { ip: undefined } }, 'missing', /no program ip/],
+  ['a kernel without veth', 'veth', { tryVeth: async () => { throw new Error('RTNETLINK answers: Operation not supported') } }, 'broken', /RTNETLINK.*not supported/],
+  ['no packet filter', 'libnftables', { tryNftables: async () => { throw new BerthError('unavailable', 'nftables_missing', 'libnftables.so.1 is missing') } }, 'broken', /libnftables\.so\.1 is missing/],
+  ['a kernel without a token bucket', 'tbf', { tryTokenBucket: async () => { throw new Error('qdisc kind is unknown') } }, 'broken', /kind is unknown/],
+  ['a packet filter that only root may see', 'libnftables', { uid: 1000, tryNftables: async () => assert.fail('it was tried') }, 'broken', /only root/],
+  ['a host that does not forward', 'ip_forward', { files: { '/proc/sys/net/ipv4/ip_forward': '0\n' } }, 'broken', /does not forward IPv4: net\.ipv4\.ip_forward is 0/],
+  ['a host that forwards IPv4 alone', 'ipv6_forward', { files: { '/proc/sys/net/ipv6/conf/all/forwarding': '0\n' } }, 'broken', /net\.ipv6\.conf\.all\.forwarding is 0/],
+  ['a host without IPv6', 'ipv6_forward', { files: { '/proc/sys/net/ipv6/conf/all/forwarding': undefined } }, 'missing', /no IPv6/],
   ['a look that fails', 'nft', { run: async () => { throw new Error('no descriptors left') } }, 'broken', /looking failed/],
 ]
 
@@ -112,6 +128,17 @@ for (const [what, name, options, status, problem] of wrong) {
     assert.match(result.problem ?? '', problem)
   })
 }
+
+test('a firewall that drops what sandboxes send is named, with the exact commands that let it pass', async () => {
+  const commands = ['iptables -I DOCKER-USER -i bv+ -j ACCEPT', 'iptables -I DOCKER-USER -o bv+ -j ACCEPT']
+  const { checks, probe } = build({ listForwardObstacles: async () => [{ chain: 'ip filter FORWARD', commands }] })
+  const result = await probe('forward_rules')
+  assert.equal(result.status, 'broken')
+  assert.match(result.problem ?? '', /policy of ip filter FORWARD/)
+  assert.equal(result.fix, `sudo ${commands[0]} && sudo ${commands[1]}`)
+  const { text } = await doctor(checks.filter(({ name }) => name === 'forward_rules'))
+  assert.match(text, /mend it with: sudo iptables -I DOCKER-USER -i bv\+ -j ACCEPT && sudo/)
+})
 
 const found = (name: string, required: boolean, result: HostCheckResult): HostCheck =>
   ({ name, required, why: `${name} is needed`, fix: `install ${name}`, probe: async () => result })
