@@ -1,16 +1,16 @@
-import { setTimeout as delay } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { BerthError } from '../errors.ts'
-import type { Event, EventPage } from '../schemas/event.ts'
+import type { Event } from '../schemas/event.ts'
 import type { Exec } from '../schemas/exec.ts'
 import type { LogRecord } from '../schemas/log.ts'
 import type { Sandbox } from '../schemas/sandbox.ts'
 import { throwIfError } from './client.ts'
 import { InterruptedError, watchInterrupts } from './interrupts.ts'
-import { followLog, isPassing } from './log-follower.ts'
+import { followLog } from './log-follower.ts'
 import { LogPrinter } from './log-printer.ts'
 import { resolveSandboxId } from './sandbox-finder.ts'
 import { isEnded } from './sandbox-text.ts'
+import { followRecords, pastRecords } from './seq-follower.ts'
 import type { Shell } from './shell.ts'
 import { shorten } from './table.ts'
 import { parseCount } from './units.ts'
@@ -31,9 +31,6 @@ interface EventFlags {
   since?: string
   json?: boolean
 }
-
-const pauseMs = 250
-const pageSize = 200
 
 export function addLogCommands (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
   program.command('logs').summary('show what a sandbox has written').description('Shows what a sandbox has written: its standard output on ours, its standard error on ours.')
@@ -81,38 +78,11 @@ async function showEvents (shell: Shell, flags: EventFlags): Promise<number> {
   const left = new AbortController()
   using cleanup = new DisposableStack()
   cleanup.use(watchInterrupts(shell.context, (_count, signal) => left.abort(new InterruptedError(signal))))
-  for await (const event of flags.follow ? followEvents(shell, flags.since, left.signal) : pastEvents(shell, flags.since, left.signal)) {
+  const read = flags.follow ? followRecords : pastRecords
+  for await (const event of read<Event>(shell.client(), { path: '/v1/events', since: flags.since, signal: left.signal })) {
     await shell.output.line(flags.json ? JSON.stringify(event) : formatEvent(event))
   }
   return 0
-}
-
-async function * pastEvents (shell: Shell, since: string | undefined, signal: AbortSignal): AsyncGenerator<Event> {
-  let cursor = since
-  do {
-    const page = await shell.client().request<EventPage>('GET', '/v1/events', { query: { cursor, limit: pageSize }, signal })
-    yield * page.items
-    cursor = page.nextCursor
-  } while (cursor !== undefined)
-}
-
-/** Events for as long as one looks, each once; a daemon that goes away is waited for. */
-async function * followEvents (shell: Shell, since: string | undefined, signal: AbortSignal): AsyncGenerator<Event> {
-  const client = shell.client()
-  let cursor = since
-  for (let pass = 0; ; pass++) {
-    try {
-      for await (const event of client.stream<Event>('GET', '/v1/events', { query: { cursor, follow: true, format: 'ndjson' }, signal })) {
-        cursor = String(throwIfError(event).seq)
-        yield event
-      }
-    } catch (error) {
-      if (!isPassing(error, pass)) throw error
-    }
-    await delay(pauseMs, undefined, { signal })
-    // Answers once the daemon is back, or fails for good.
-    await client.request('GET', '/v1/host', { signal })
-  }
 }
 
 function formatEvent (event: Event): string {

@@ -9,6 +9,7 @@ import { InterruptedError } from './interrupts.ts'
 import { addLifecycleCommands } from './lifecycle-commands.ts'
 import { addListCommands } from './list-commands.ts'
 import { addLogCommands } from './log-commands.ts'
+import { addNetworkCommands } from './network-commands.ts'
 import { BrokenPipeError, Output } from './output.ts'
 import { addRunCommands } from './run-command.ts'
 import { ownErrorCode } from './sandbox-text.ts'
@@ -68,6 +69,7 @@ export function buildProgram (context: CliContext, parts: { output?: Output, out
   addListCommands(program, shell, act)
   addExecCommand(program, shell, act)
   addLogCommands(program, shell, act)
+  addNetworkCommands(program, shell, act)
   addLifecycleCommands(program, shell, act)
   addImageCommands(program.commandsGroup('Images:'), shell, act)
   addServeCommand(program.commandsGroup('Host:'), context, act)

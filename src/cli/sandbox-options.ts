@@ -1,11 +1,12 @@
 import { Option, type Command } from 'commander'
 import type { SandboxCreate } from '../schemas/sandbox.ts'
 import { gather, readEnv, readLabels } from './key-values.ts'
+import { addNetworkOptions, toNetworkRequest, type NetworkFlags } from './network-options.ts'
 import type { ProgressMode } from './progress.ts'
 import { parseCount, parseCpus, parseDuration, parseSize } from './units.ts'
 
 /** What `berth run` and `berth create` take to describe a sandbox, as typed. */
-export interface SandboxFlags {
+export interface SandboxFlags extends NetworkFlags {
   image?: string
   pull?: NonNullable<SandboxCreate['imagePull']>
   env?: string[]
@@ -27,7 +28,7 @@ export interface SandboxFlags {
 }
 
 export function addSandboxOptions (command: Command): Command {
-  return command
+  command
     .option('--image <IMAGE>', 'name the image here; all that follows the flags is the command')
     .addOption(new Option('--pull <WHEN>', 'when to ask the registry; missing: when the image is not here (the default)').choices(['missing', 'always', 'never']))
     .option('-e, --env <NAME=VALUE>', 'set a variable; NAME alone takes its value from here', gather)
@@ -43,6 +44,7 @@ export function addSandboxOptions (command: Command): Command {
     .option('--idle-timeout <DURATION>', 'stop it after this long without an exec, like 5m')
     .option('--runtime <NAME>', 'OCI runtime: runsc or runc')
     .option('--hostname <NAME>', 'host name inside')
+  return addNetworkOptions(command)
     .addOption(new Option('--progress <MODE>', 'what is told on standard error').choices(['auto', 'plain', 'none']).default('auto'))
     .option('-q, --quiet', 'tell nothing but the output itself')
     .option('--json', 'print JSON')
@@ -68,6 +70,7 @@ export function toSandboxCreate (image: string, argv: string[], flags: SandboxFl
     idleTimeoutMs: maybe(flags.idleTimeout, text => parseDuration(text, '--idle-timeout')),
     runtime: flags.runtime,
     hostname: flags.hostname,
+    network: toNetworkRequest(flags),
     imagePull: flags.pull,
   })
 }

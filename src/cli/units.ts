@@ -3,6 +3,7 @@ import { BerthError } from '../errors.ts'
 const durationUnits: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 // Binary multiples under decimal letters, as docker reads them: 512m is 512 MiB.
 const sizeUnits: Record<string, number> = { '': 1, b: 1, k: 1024, m: 1024 ** 2, g: 1024 ** 3, t: 1024 ** 4 }
+const rateUnits: Record<string, number> = { '': 1, k: 1e3, m: 1e6, g: 1e9 }
 
 /** Milliseconds of `30s`, `1h30m`, `500ms`; a bare number is seconds, as for timeout(1). */
 export function parseDuration (text: string, option: string): number {
@@ -20,6 +21,13 @@ export function parseSize (text: string, option: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?$/i.exec(text)
   if (!match) throw invalid(`${option}: '${text}' is not a size; write it like 512m or 1g`)
   return Math.round(Number(match[1]) * (sizeUnits[(match[2] ?? '').toLowerCase()] ?? 1))
+}
+
+/** Bits a second of `10mbit`, `1.5gbit`, `500k` or a bare number; the letters are decimal, as tc(8) has them. */
+export function parseBitRate (text: string, option: string): number {
+  const match = /^(\d+(?:\.\d+)?)([kmg]?)(?:bit)?$/i.exec(text)
+  if (!match) throw invalid(`${option}: '${text}' is not a rate in bits a second; write it like 10mbit or 500kbit`)
+  return Math.round(Number(match[1]) * (rateUnits[(match[2] ?? '').toLowerCase()] ?? 1))
 }
 
 /** A whole number that is not negative. */
@@ -70,6 +78,12 @@ export function describeSize (bytes: number): string {
     unit++
   }
   return `${value >= 100 || Number.isInteger(value) ? Math.round(value) : value.toFixed(1)} ${units[unit]}`
+}
+
+/** `10 Mbit/s`, `1.5 Gbit/s`. */
+export function describeBitRate (bitsPerSecond: number): string {
+  const [unit, name] = bitsPerSecond >= 1e9 ? [1e9, 'Gbit/s'] : bitsPerSecond >= 1e6 ? [1e6, 'Mbit/s'] : [1e3, 'kbit/s']
+  return `${Number((bitsPerSecond / unit).toFixed(1))} ${name}`
 }
 
 function invalid (message: string): BerthError {
