@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Installs what Berth needs on this machine: programs by apt, npm packages beside the checkout.
 # Idempotent: when everything is there it only looks, and does not touch the network.
-#   scripts/setup.sh [--quiet] [--tests] [--bench]
-#     --quiet  a line only for what is done, none for what is already there
-#     --tests  also the programs that the tests need
-#     --bench  also those that the benchmarks need
+#   scripts/setup.sh [--quiet] [--tests] [--bench] [--configure-host]
+#     --quiet           a line only for what is done, none for what is already there
+#     --tests           also the programs that the tests need
+#     --bench           also those that the benchmarks need
+#     --configure-host  have this host forward packets, at this boot and all later ones: sandboxes that may reach the outside need it
 set -euo pipefail
 
-quiet=no tests=no bench=no
+quiet=no tests=no bench=no configure=no
 for option; do
   case "$option" in
     --quiet) quiet=yes ;;
     --tests) tests=yes ;;
     --bench) tests=yes bench=yes ;;
-    *) echo "setup: unknown option '$option'; usage: scripts/setup.sh [--quiet] [--tests] [--bench]" >&2; exit 2 ;;
+    --configure-host) configure=yes ;;
+    *) echo "setup: unknown option '$option'; usage: scripts/setup.sh [--quiet] [--tests] [--bench] [--configure-host]" >&2; exit 2 ;;
   esac
 done
 
@@ -49,7 +51,7 @@ require_root () {
 
 # program:package; a program that is there some other way (a vendor's package, /usr/local) is left alone.
 programs='curl:curl conmon:conmon tini-static:tini catatonit:catatonit runc:runc nft:nftables ip:iproute2
-  conntrack:conntrack fusermount3:fuse3 umoci:umoci mkfs.ext4:e2fsprogs nsenter:util-linux losetup:mount'
+  tc:iproute2 unshare:util-linux fusermount3:fuse3 umoci:umoci mkfs.ext4:e2fsprogs nsenter:util-linux losetup:mount'
 
 test_programs='docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo openssl:openssl'
 bench_programs='podman:podman'
@@ -229,7 +231,7 @@ image_tools_are_settled () {
 list_by_hand () {
   fail "this is ${PRETTY_NAME:-an unknown system}; the set-up knows Debian 12, Debian 13 and Ubuntu 24.04. Install by hand:" \
     "conmon >= 2.1, runc, runsc (gVisor) of July 2024 or later, tini (static), catatonit, busybox (static)," \
-    'nftables, iproute2, conntrack, fuse3, umoci, e2fsprogs, util-linux;' \
+    'nftables, iproute2, fuse3, umoci, e2fsprogs, util-linux;' \
     'for images that load lazily erofs-utils >= 1.8 and gztool >= 1.8 (without them images are unpacked);' \
     'for the tests docker-registry, htpasswd, skopeo, openssl; for the benchmarks podman' \
     "gVisor: https://gvisor.dev/docs/user_guide/install/   then 'bin/berth doctor' says what is left"
@@ -260,6 +262,48 @@ host_packages () {
   say 'host packages: installed'
 }
 
+# ---- host settings --------------------------------------------------------------------------------------
+
+sysctl_file=/etc/sysctl.d/90-berth.conf
+
+# The lines of $sysctl_file. Paths with slashes: names of devices may have dots in them.
+host_settings () {
+  local device value
+  echo '# Written by the set-up of Berth: this host passes on what its sandboxes send.'
+  echo 'net/ipv4/ip_forward = 1'
+  [ -e /proc/sys/net/ipv6/conf/all/forwarding ] || return 0
+  # Before forwarding: a host that forwards drops the default route that a router announced, unless told to listen all the same.
+  for device in $(ip -6 route show default proto ra | grep -oE 'dev [^ ]+' | cut -d ' ' -f 2 | sort -u); do
+    value=$(cat "/proc/sys/net/ipv6/conf/$device/accept_ra")
+    # 0: a program listens in the place of the kernel.
+    [ "$value" = 0 ] || echo "net/ipv6/conf/$device/accept_ra = 2"
+  done
+  echo 'net/ipv6/conf/all/forwarding = 1'
+}
+
+configure_host () {
+  local settings path value is_done=yes
+  settings=$(host_settings)
+  [ "$(cat "$sysctl_file" 2>/dev/null)" = "$settings" ] || is_done=no
+  while IFS=' =' read -r path value; do
+    [[ $path == net/* ]] || continue
+    [ "$(cat "/proc/sys/$path")" = "$value" ] || is_done=no
+  done <<<"$settings"
+  if [ "$is_done" = yes ]; then
+    note 'host settings: all as they should be'
+    return
+  fi
+  require_root "$sysctl_file"
+  say "having the host forward packets, by $sysctl_file"
+  as_root mkdir -p "${sysctl_file%/*}"
+  as_root tee "$sysctl_file" <<<"$settings" >/dev/null
+  while IFS=' =' read -r path value; do
+    [[ $path == net/* ]] || continue
+    as_root tee "/proc/sys/$path" <<<"$value" >/dev/null || fail "$path cannot be set on this host" 'in a container set it on the host below'
+    note "  $path = $value"
+  done <<<"$settings"
+}
+
 # ---- npm ------------------------------------------------------------------------------------------------
 
 # Fails when npm has not installed what package-lock.json says.
@@ -283,6 +327,7 @@ npm_packages () {
 }
 
 host_packages
+[ "$configure" = no ] || configure_host
 npm_packages
 "$repo/bin/node24" -e '' || exit 1
 note 'ready'
