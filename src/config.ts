@@ -2,6 +2,8 @@
 import { isAbsolute, join, resolve } from 'node:path'
 import { BerthError } from './errors.ts'
 import { parseIndexStore, problemOfIndexSettings } from './services/images/indexes/index-settings.ts'
+import type { Egress } from './schemas/network.ts'
+import { defaultPools, parseAddress, parseDomain, parseEgressSetting, parsePool4, parsePool6, parseResolvers } from './services/network/network-settings.ts'
 import { defaultRegistrySettings, parseInsecure, parseMirrors } from './services/images/registry/registry-settings.ts'
 
 export interface Config {
@@ -50,6 +52,21 @@ export interface Config {
   insecureRegistries: readonly string[]
   /** PEM file of authorities that are trusted beside the system's; empty: none. */
   registryCaFile: string
+  /** What sandboxes that do not say may reach. */
+  networkEgress: Egress
+  /** How many network namespaces are kept ready. */
+  networkPoolSize: number
+  /** Networks that the addresses of sandboxes are taken from. */
+  networkIpv4Pool: string
+  networkIpv6Pool: string
+  /** Name servers that sandboxes' questions go to; none: the host's own. */
+  networkResolvers: readonly string[]
+  /** Address of the host where published ports are. */
+  publishAddress: string
+  /** Below this domain every port of a sandbox has a host name of its own; empty: none. */
+  previewDomain: string
+  /** Set what the host must have set so that sandboxes reach anything outside. */
+  configureHost: boolean
 }
 
 const imageModes = ['auto', 'lazy', 'eager', 'unpack'] as const
@@ -96,6 +113,14 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   registryMirrors: { variable: 'BERTH_REGISTRY_MIRRORS', fallback: () => defaultRegistrySettings.mirrors, parse: parseMirrors },
   insecureRegistries: { variable: 'BERTH_INSECURE_REGISTRIES', fallback: () => defaultRegistrySettings.insecure, parse: parseInsecure },
   registryCaFile: { variable: 'BERTH_REGISTRY_CA_FILE', fallback: () => '', parse: text => resolve(text) },
+  networkEgress: { variable: 'BERTH_NETWORK_EGRESS', fallback: () => 'none', parse: parseEgressSetting },
+  networkPoolSize: { variable: 'BERTH_NETWORK_POOL_SIZE', fallback: () => 8, parse: parseInteger(0, 256) },
+  networkIpv4Pool: { variable: 'BERTH_NETWORK_IPV4_POOL', fallback: () => defaultPools.pool4, parse: parsePool4 },
+  networkIpv6Pool: { variable: 'BERTH_NETWORK_IPV6_POOL', fallback: () => defaultPools.pool6, parse: parsePool6 },
+  networkResolvers: { variable: 'BERTH_NETWORK_RESOLVERS', fallback: () => [], parse: parseResolvers },
+  publishAddress: { variable: 'BERTH_PUBLISH_ADDRESS', fallback: () => '127.0.0.1', parse: parseAddress },
+  previewDomain: { variable: 'BERTH_PREVIEW_DOMAIN', fallback: () => '', parse: parseDomain },
+  configureHost: { flag: 'configureHost', variable: 'BERTH_CONFIGURE_HOST', fallback: () => false, parse: parseBoolean },
 }
 
 /**

@@ -15,8 +15,9 @@ import { writeDurably } from './lib/durable-file.ts'
 import { randomId } from './lib/id.ts'
 import { ResourceStack } from './lib/resource-stack.ts'
 import { hostStopping } from './routes/http-errors.ts'
+import { GatewayDoor } from './routes/gateway-door.ts'
 import { RootSocket } from './routes/root-socket.ts'
-import { openEventsDatabase, openStateDatabase } from './services/database.ts'
+import { openEventsDatabase, openNetworkDatabase, openStateDatabase } from './services/database.ts'
 import { EventLog, type NewEvent } from './services/events/event-log.ts'
 import { ExecManager } from './services/execs/exec-manager.ts'
 import { HostInfo } from './services/host/host-info.ts'
@@ -29,12 +30,17 @@ import { defaultRegistrySettings, type RegistrySettings } from './services/image
 import { LogReader } from './services/logs/log-reader.ts'
 import { LogRotator } from './services/logs/log-rotator.ts'
 import { createMetrics } from './services/metrics.ts'
-import { LoopbackNetwork } from './services/network/network-manager.ts'
+import { DecisionLog } from './services/network/decision-log.ts'
+import { closedNetwork } from './services/network/network-manager.ts'
+import { createNetworkMetrics } from './services/network/network-metrics.ts'
+import { openNetwork, type OpenNetwork } from './services/network/open-network.ts'
+import { PortLister } from './services/network/port-lister.ts'
 import { SandboxKeeper } from './services/sandboxes/sandbox-keeper.ts'
 import { SandboxManager } from './services/sandboxes/sandbox-manager.ts'
 import { HostPlaces } from './services/sandboxes/sandbox-places.ts'
 import { SandboxReconciler } from './services/sandboxes/sandbox-reconciler.ts'
 import { installInit, sandboxSteps, type SandboxStep } from './services/sandboxes/sandbox-steps.ts'
+import { TicketStore } from './services/tokens/ticket-store.ts'
 import { TokenStore } from './services/tokens/token-store.ts'
 
 export interface DaemonOptions {
@@ -60,6 +66,7 @@ const joinCgroupPath = fileURLToPath(new URL('../libexec/join-cgroup', import.me
 const withoutNetSysctlsPath = fileURLToPath(new URL('../libexec/without-net-sysctls', import.meta.url))
 const imageKeeperPath = fileURLToPath(new URL('../libexec/image-keeper', import.meta.url))
 const imageServerPath = fileURLToPath(new URL('./image-server.ts', import.meta.url))
+const networkServerPath = fileURLToPath(new URL('./network-server.ts', import.meta.url))
 
 /**
  * Starts the daemon on its directories: adopts what runs, cleans up what is half done, then listens.
@@ -142,15 +149,38 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     onEvent: (type, data) => news.append({ type, data }),
   })
   stack.defer('images', () => images.close())
-  const network = new LoopbackNetwork()
+  const decisions = await stack.acquire('decisions', () => new DecisionLog({ db: openNetworkDatabase(join(config.stateDir, 'network.db'), logger) }), log => log.close())
+  const network = await stack.acquire('network', () => openNetwork({
+    hostId,
+    version,
+    pool4: config.networkIpv4Pool,
+    pool6: config.networkIpv6Pool,
+    poolSize: config.networkPoolSize,
+    isReclaiming: config.reclaimAndExit,
+    defaultEgress: config.networkEgress,
+    resolvers: config.networkResolvers,
+    publishAddress: config.publishAddress,
+    configureHost: config.configureHost,
+    apiPort: config.listen.port,
+    serverDir: places.networkServerDir,
+    serverPath: networkServerPath,
+    serverLogPath: places.networkServerLogPath,
+    logLevel: config.logLevel,
+    logger,
+    onDecision: decision => {
+      decisions.record(decision)
+      networkMetrics.observeDecision(decision)
+    },
+  }), opened => opened.close())
   const logs = new LogReader()
   const rotator = new LogRotator({ maxLogBytes: config.maxLogBytes })
-  const steps = sandboxSteps({ places, images, network, cgroups, runtimes: runtimes.byName })
+  const steps = sandboxSteps({ places, images, network: network.manager, cgroups, runtimes: runtimes.byName })
   const sandboxes = new SandboxManager({
     places,
     cgroups,
     runtimes: runtimes.byName,
     steps: options.wrapSteps?.(steps) ?? steps,
+    network: network.manager,
     logger,
     defaultRuntime: config.runtime,
     maxConcurrentStarts: config.maxConcurrentStarts,
@@ -164,17 +194,27 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
       logs.wake(places.sandbox(id).dir)
       rotator.forget(places.sandbox(id).dir)
       execs.forget(id)
+      tokens.revokeOf(id)
+      decisions.forget(id)
     },
   })
   stack.defer('sandboxes', () => sandboxes.close())
   const execs = new ExecManager({ places, sandboxes, images, events: news, logger, onEnded: (sandboxId, execId) => logs.wake(places.exec(sandboxId, execId).dir) })
   stack.defer('execs', () => execs.close())
   metrics.countSandboxes(sandboxes)
+  const networkMetrics = createNetworkMetrics(metrics.registry, {
+    counters: () => network.denials(),
+    slots: () => ({ ...network.slots() }),
+    onError: error => logger.warn({ err: error }, 'counters of the packet filter could not be read'),
+  })
+  const ports = new PortLister({ execs })
+  const tickets = new TicketStore()
   const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes })
 
   const startedMs = performance.now()
   await sandboxes.open()
   await images.adopt(new Set(sandboxes.all().filter(({ record }) => !record.deletedAt).map(({ record }) => record.id)))
+  await network.adopt(hasHostRestarted ? [] : heldNetworks(sandboxes))
   const reconciler = new SandboxReconciler({ places, cgroups, runtimes: runtimes.byName, logger })
   await reconciler.adopt(sandboxes.all(), { hasHostRestarted })
   await execs.adopt()
@@ -186,7 +226,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   logger.info({ adoptedMs, hasHostRestarted, sandboxes: sandboxes.countByStatus(), reclaimed }, 'the host is reconciled')
 
   if (config.reclaimAndExit) {
-    await reclaimAll({ sandboxes, images, reconciler, cgroups, places, config })
+    await reclaimAll({ sandboxes, images, reconciler, cgroups, network, places, config })
     await stack.release()
     return idleDaemon(config)
   }
@@ -197,7 +237,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     rotator,
     places,
     deletedRetentionMs: config.deletedRetentionMs,
-    prune: async () => { await events.prune(); idempotency.prune(); await images.sweep() },
+    prune: async () => { await events.prune(); idempotency.prune(); decisions.prune(); await images.sweep() },
     logger,
   })
   keeper.start()
@@ -214,10 +254,16 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     maxHeaderBytes: defaultLimits.headBytes,
     requestTimeoutMs: defaultLimits.requestTimeoutMs,
   })
+  const gatewayDoor = new GatewayDoor({
+    handle: (request, response) => app.routing(request, response),
+    isWelcome: address => network.manager.mayReachApi(address),
+    maxHeaderBytes: defaultLimits.headBytes,
+    requestTimeoutMs: defaultLimits.requestTimeoutMs,
+  })
   const closing = new AbortController()
   const forcing = new AbortController()
   const app = buildApp({
-    services: { sandboxes, execs, images, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
+    services: { sandboxes, execs, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
     logger,
     version,
     isTrusted: socket => rootSocket.has(socket),
@@ -227,6 +273,11 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   await app.ready()
   await stack.acquire('socket', () => rootSocket.open(), () => rootSocket.close())
   await stack.acquire('http', () => app.listen({ host: config.listen.host, port: config.listen.port }), () => closeApp(app, config.shutdownGraceMs, forcing))
+  const { address, port } = app.server.address() as AddressInfo
+  // An API that listens everywhere is found there too.
+  const doors = ['0.0.0.0', '::'].includes(address) ? [] : Object.values(network.gateways)
+  await stack.acquire('gateway', () => gatewayDoor.open(doors, port), () => gatewayDoor.close())
+  await network.exposeApi(port)
   stack.defer('streams', () => closing.abort(hostStopping()))
   stack.defer('status', () => {
     host.setStatus('stopping')
@@ -234,7 +285,6 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   })
   host.setStatus('ready')
   news.append({ type: 'host.started', data: { version, hasHostRestarted } })
-  const { address, port } = app.server.address() as AddressInfo
   return {
     url: `http://${address.includes(':') ? `[${address}]` : address}:${port}`,
     socketPath: config.socketPath,
@@ -316,27 +366,34 @@ async function stopAll (sandboxes: SandboxManager, logger: Logger): Promise<void
   }))
 }
 
+/** Networks that sandboxes may have since before this daemon. */
+function heldNetworks (sandboxes: SandboxManager) {
+  return sandboxes.all().flatMap(({ record: { id, holdsRun, network = closedNetwork, heldNetwork } }) => holdsRun && heldNetwork ? [{ sandboxId: id, spec: network, held: heldNetwork }] : [])
+}
+
 /** Ends and removes everything that belongs to these directories, and the directories' content. */
 async function reclaimAll (parts: {
   sandboxes: SandboxManager
   images: ImageManager
   reconciler: SandboxReconciler
   cgroups: CgroupManager
+  network: OpenNetwork
   places: HostPlaces
   config: Config
 }): Promise<void> {
-  const { sandboxes, images, reconciler, cgroups, places, config } = parts
+  const { sandboxes, images, reconciler, cgroups, network, places, config } = parts
   await Promise.all(sandboxes.all().map(({ record }) => sandboxes.remove(record.id, { force: true })))
   const leaks = sandboxes.all().flatMap(({ record }) => record.leaks.map(({ step }) => `${record.id}: ${step}`))
   await reconciler.reclaimStrangers([])
   if (leaks.length > 0) throw new BerthError('internal', 'leaked', `some resources could not be released: ${leaks.join(', ')}; see the log, then run this again`)
   await Promise.all(sandboxes.all().map(({ record }) => sandboxes.forget(record.id)))
   await images.reclaim()
+  await network.reclaim()
   await cgroups.close()
   await rm(config.socketPath, { force: true })
   const trees = [
     places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.imageServerDir, places.layerMountsDir, places.initDir, places.runtimesDir, places.bootMarkerPath,
-    places.imageServerLogPath,
+    places.imageServerLogPath, places.networkServerDir, places.networkServerLogPath,
   ]
   for (const path of trees) {
     await rm(path, { recursive: true, force: true })

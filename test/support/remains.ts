@@ -42,7 +42,7 @@ function isDaemon (line: string): boolean {
 /** Devices of sandboxes that the packet filter has rules for. Without them a network is one that is kept ready. */
 async function findRules (hostId: string): Promise<string[]> {
   const tag = tagOf(hostId)
-  const { stdout } = await run('nft', ['list', 'map', 'inet', `berth_${tag}`, 'egress']).catch(() => ({ stdout: '' }))
+  const { stdout } = await run('nft', ['list', 'set', 'inet', `berth_${tag}`, 'source4']).catch(() => ({ stdout: '' }))
   return [...new Set(stdout.match(new RegExp(`bv${tag}[0-9a-f]{4}`, 'g')))].map(device => `rules of ${device}`)
 }
 

@@ -9,6 +9,7 @@ import { isAlive } from '../../host/process.ts'
 import { withDeadline } from '../../lib/deadline.ts'
 import { raceWithDelay } from '../../lib/race.ts'
 import type { EndReason, SandboxEnd, SandboxStatus, SandboxUpdate } from '../../schemas/sandbox.ts'
+import type { NetworkManager, NetworkSpec } from '../network/network-manager.ts'
 import { ExitWatch } from './exit-watch.ts'
 import { SandboxClock } from './sandbox-clock.ts'
 import { classifyEnd, failureReasons } from './sandbox-end.ts'
@@ -25,6 +26,7 @@ export interface LifecycleParts {
   cgroups: CgroupManager
   runtimes: ReadonlyMap<string, OciRuntime>
   ladder: StepLadder
+  network: Pick<NetworkManager, 'change'>
   logger: Logger
   onStatus: SandboxStateOptions['onStatus']
 }
@@ -142,6 +144,24 @@ export class SandboxLifecycle {
         this.clock.extend(update.timeoutMs)
       }
       await this.#state.save(update.labels === undefined ? {} : { labels: update.labels })
+    })
+  }
+
+  /** Gives it other network rules, at once if it has a network. When they cannot be put in force, the old ones stay. */
+  async setNetwork (spec: NetworkSpec): Promise<void> {
+    await this.#mutex.runExclusive(async () => {
+      this.#assertNotDeleting()
+      const before = this.record.network
+      await this.#state.save({ network: spec })
+      if (!this.record.heldNetwork) return
+      try {
+        await this.#parts.network.change(this.record.id, spec)
+      } catch (error) {
+        await this.#state.save({ network: before })
+        throw error
+      }
+      // It may have learnt ports of the host.
+      await this.#state.save({})
     })
   }
 

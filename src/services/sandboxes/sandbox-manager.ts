@@ -3,15 +3,19 @@ import { Semaphore } from 'async-mutex'
 import { BerthError } from '../../errors.ts'
 import { randomId } from '../../lib/id.ts'
 import type { EventType } from '../../schemas/event.ts'
+import type { NetworkRequest } from '../../schemas/network.ts'
 import type { Sandbox, SandboxCreate, SandboxPage, SandboxStatus, SandboxUpdate } from '../../schemas/sandbox.ts'
+import { closedNetwork, type NetworkManager } from '../network/network-manager.ts'
 import { SandboxLifecycle, type LifecycleParts } from './sandbox-lifecycle.ts'
 import { readRecord, toWire, type SandboxRecord } from './sandbox-record.ts'
+import { liveStatuses } from './sandbox-status.ts'
 import type { SandboxStep } from './sandbox-steps.ts'
 import { waitForStatus, type WaitTarget } from './sandbox-wait.ts'
 import { StepLadder } from './step-ladder.ts'
 
 export interface SandboxManagerOptions extends Omit<LifecycleParts, 'onStatus' | 'ladder'> {
   steps: readonly SandboxStep[]
+  network: Pick<NetworkManager, 'specOf' | 'change'>
   defaultRuntime: string
   /** How many sandboxes are set up at once. */
   maxConcurrentStarts: number
@@ -90,6 +94,7 @@ export class SandboxManager {
 
   async #create (input: SandboxCreate, idempotencyKey?: string): Promise<SandboxLifecycle> {
     const record = newRecord(input, this.#options.defaultRuntime, idempotencyKey)
+    record.network = this.#options.network.specOf(input.network)
     if (!this.#options.runtimes.has(record.runtime)) {
       throw new BerthError('invalid_argument', 'runtime_unknown', `this host has no OCI runtime ${JSON.stringify(record.runtime)}; it has ${[...this.#options.runtimes.keys()].join(', ')}`)
     }
@@ -145,6 +150,24 @@ export class SandboxManager {
     await sandbox.update(update)
     this.#append('sandbox.updated', id, { ...update })
     return toWire(sandbox.record)
+  }
+
+  /** @throws BerthError for rules that make no sense, or that cannot be put in force: then the old ones stay. */
+  async setNetwork (id: string, request: NetworkRequest): Promise<Sandbox> {
+    const sandbox = this.#present(id)
+    await sandbox.setNetwork(this.#options.network.specOf(request))
+    const { egress, publish } = sandbox.record.network ?? closedNetwork
+    this.#append('sandbox.network', id, { egress, publish })
+    return toWire(sandbox.record)
+  }
+
+  /** Where a program of the sandbox that listens is reached. */
+  previewTarget (id: string): { host: string } {
+    const { record, status } = this.#present(id)
+    if (!record.heldNetwork || !liveStatuses.includes(status)) {
+      throw new BerthError('conflict', 'invalid_state', `the sandbox is ${status}; a port is reached while it runs: start it first`, { details: { status } })
+    }
+    return { host: record.heldNetwork.ipv4 }
   }
 
   async start (id: string): Promise<Sandbox> {

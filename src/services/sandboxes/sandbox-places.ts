@@ -38,6 +38,8 @@ export class HostPlaces {
   get layerMountsDir (): string { return join(this.runDir, 'layers') }
   get imageServerDir (): string { return join(this.runDir, 'image-server') }
   get imageServerLogPath (): string { return join(this.stateDir, 'image-server.log') }
+  get networkServerDir (): string { return join(this.runDir, 'network-server') }
+  get networkServerLogPath (): string { return join(this.stateDir, 'network-server.log') }
   get runSandboxesDir (): string { return join(this.runDir, 'sandboxes') }
   get runtimesDir (): string { return join(this.runDir, 'runtimes') }
   get initDir (): string { return join(this.runDir, 'init') }

@@ -2,6 +2,8 @@
 import { BerthError } from '../../errors.ts'
 import { readJson, writeDurably } from '../../lib/durable-file.ts'
 import type { ProcessIdentity } from '../../host/process.ts'
+import type { Network } from '../../schemas/network.ts'
+import { closedNetwork, type HeldNetwork, type NetworkSpec } from '../network/network-manager.ts'
 import type { EndReason, Leak, Resources, Sandbox, SandboxEnd, SandboxStatus, StepTiming } from '../../schemas/sandbox.ts'
 
 export interface SandboxRecord {
@@ -19,6 +21,10 @@ export interface SandboxRecord {
   labels: Record<string, string>
   runtime: string
   hostname: string
+  /** What its network shall be. */
+  network?: NetworkSpec
+  /** What its network is, while a run is held. */
+  heldNetwork?: HeldNetwork
   timeoutMs?: number
   idleTimeoutMs?: number
   /** Absolute; only ever extended. Absent while paused: then what is left is in `pausedRemainingMs`. */
@@ -63,10 +69,23 @@ export function toWire (record: SandboxRecord): Sandbox {
     labels: record.labels,
     runtime: record.runtime,
     hostname: record.hostname,
+    network: networkOf(record),
     ...pickDefined(record, ['timeoutMs', 'idleTimeoutMs', 'deadlineAt', 'idleDeadlineAt', 'startedAt', 'deletedAt', 'end']),
     createdAt: record.createdAt,
     timings: record.timings,
     leaks: record.leaks,
+  }
+}
+
+function networkOf ({ network = closedNetwork, heldNetwork }: SandboxRecord): Network {
+  const { egress, publish, bandwidth, gateway } = network
+  return {
+    ...(heldNetwork ? pickDefined(heldNetwork, ['ipv4', 'ipv6']) : {}),
+    egress,
+    // One without a port of the host has not run yet.
+    publish: publish.flatMap(({ port, hostPort, protocol }) => hostPort === undefined ? [] : [{ port, hostPort, protocol }]),
+    ...(bandwidth ? { bandwidth } : {}),
+    gateway,
   }
 }
 

@@ -4,21 +4,22 @@
  * A release works from the record alone, is idempotent, and finds nothing to do where its acquire never ran:
  * deletion, roll-back and start-up reconciliation all read the same list.
  */
-import { chmod, chown, copyFile, mkdir, rename, rm, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BerthError } from '../../errors.ts'
 import type { CgroupManager } from '../../host/cgroup.ts'
 import { signalNumber } from '../../host/command.ts'
 import { readContainerPid, readExitCode, readMonitorPid } from '../../host/conmon.ts'
 import { createDiskImage, mountDiskImage, mountOverlay, unmount } from '../../host/mount.ts'
-import { buildSpec, initMountPoint } from '../../host/oci-spec.ts'
+import { buildSpec } from '../../host/oci-spec.ts'
 import type { OciRuntime } from '../../host/oci-runtime.ts'
 import { isAlive, signalProcess, type ProcessIdentity } from '../../host/process.ts'
 import { pollUntil } from '../../lib/poll.ts'
 import type { ImageManager, PreparedImage, PrepareRootfsOptions } from '../images/image-manager.ts'
-import type { NetworkManager } from '../network/network-manager.ts'
+import { closedNetwork, type NetworkManager } from '../network/network-manager.ts'
 import type { HostPlaces, SandboxPlaces } from './sandbox-places.ts'
 import type { SandboxRecord } from './sandbox-record.ts'
+import { writeNames, writeSeed } from './seed-layer.ts'
 
 export interface SandboxStep {
   name: string
@@ -68,9 +69,23 @@ export function sandboxSteps (parts: StepParts): SandboxStep[] {
       name: 'files',
       scope: 'sandbox',
       deadlineMs: 30_000,
-      acquire: record => writeSeed(record, placesOf(record)),
+      acquire: record => writeSeed(record, placesOf(record).seedDir),
       // Removed with the sandbox's directory, which the manager does last.
       async release () {},
+    },
+    {
+      // Before the rootfs, whose seed layer it completes.
+      name: 'network',
+      scope: 'run',
+      deadlineMs: 30_000,
+      async acquire (record, signal) {
+        record.heldNetwork = await network.setup(record.id, record.network ?? closedNetwork, signal)
+        await writeNames(record, placesOf(record).seedDir)
+      },
+      async release (record) {
+        await network.tearDown(record.id)
+        delete record.heldNetwork
+      },
     },
     {
       name: 'disk',
@@ -101,13 +116,6 @@ export function sandboxSteps (parts: StepParts): SandboxStep[] {
         mountOverlay({ lowerDirs: [seedDir, ...(record.lowerDirs ?? [])], upperDir, workDir, target: rootfsDir })
       },
       release: record => unmount(placesOf(record).rootfsDir),
-    },
-    {
-      name: 'network',
-      scope: 'run',
-      deadlineMs: 30_000,
-      acquire: record => network.setup(record.id),
-      release: record => network.tearDown(record.id),
     },
     {
       name: 'cgroup',
@@ -200,6 +208,7 @@ function specOf (record: SandboxRecord, parts: StepParts, places: SandboxPlaces)
     rootfsDir: places.rootfsDir,
     initDir: parts.places.initDir,
     cgroupPath: parts.cgroups.ociPath(record.id),
+    ...(record.heldNetwork ? { netnsPath: record.heldNetwork.netnsPath } : {}),
     limits: { ...record.resources, ...cgroupLimits(record, runtime) },
     hasSeccomp: runtime.profile.sharesHostKernel,
   })
@@ -225,23 +234,6 @@ async function resolveProcess (record: SandboxRecord, prepared: PreparedImage, i
     additionalGids: [...user.additionalGids],
     ...(stopSignal === undefined ? {} : { stopSignal }),
   }
-}
-
-/** The topmost lower layer: name resolution files, the workspace, mount points; what a sandbox writes over it lies in its upper layer. */
-async function writeSeed (record: SandboxRecord, places: SandboxPlaces): Promise<void> {
-  const { seedDir } = places
-  const etc = join(seedDir, 'etc')
-  const workspace = join(seedDir, 'workspace')
-  // Real directories hide what an image has by these names: runc would follow a link at /dev and write on the host.
-  const mountPoints = [initMountPoint, 'dev', 'proc', 'sys'].map(name => join(seedDir, name))
-  for (const dir of [seedDir, etc, workspace, ...mountPoints]) await mkdir(dir, { recursive: true, mode: 0o755 })
-  const names = `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t${record.hostname}\n`
-  await Promise.all([
-    writeFile(join(etc, 'hosts'), names),
-    writeFile(join(etc, 'hostname'), `${record.hostname}\n`),
-    writeFile(join(etc, 'resolv.conf'), '# this sandbox has no network but its loopback\n'),
-  ])
-  await chown(workspace, record.process?.uid ?? 1000, record.process?.gid ?? 1000)
 }
 
 /** Puts the inits and the helper program where every sandbox sees them, read-only. Replaced by rename: a running program is never overwritten. */

@@ -42,6 +42,7 @@ async function build (t: TestContext, records: SandboxRecord[]) {
   const manager = new SandboxManager({
     places,
     cgroups: unused as never,
+    network: unused as never,
     runtimes: new Map(),
     steps: [],
     logger: pino({ level: 'silent' }),

@@ -1,0 +1,53 @@
+/** Settings of the network as an operator writes them. Each parser throws an Error that says what to write. */
+import { isIP, isIPv4 } from 'node:net'
+import type { Egress } from '../../schemas/network.ts'
+import { parseEgress } from './egress-policy.ts'
+import { parsePools } from './network-plan.ts'
+
+/** What sandboxes of this host may reach that do not say: `none`, `internet`, or entries as in `allow`, separated by commas. */
+export function parseEgressSetting (text: string): Egress {
+  const trimmed = text.trim()
+  if (trimmed === 'none' || trimmed === 'internet') return trimmed
+  const egress = { allow: splitList(trimmed) }
+  // The pools are other settings; what overlaps them is refused when a sandbox asks.
+  parseEgress(egress, parsePools(defaultPools.pool4, defaultPools.pool6))
+  return egress
+}
+
+export const defaultPools = Object.freeze({ pool4: '10.200.0.0/16', pool6: 'fd00:a1b2::/64' })
+
+export function parsePool4 (text: string): string {
+  return parsePools(text, defaultPools.pool6).pool4
+}
+
+export function parsePool6 (text: string): string {
+  return parsePools(defaultPools.pool4, text).pool6
+}
+
+/** `192.0.2.53,192.0.2.54:5353,[2001:db8::53]:53` */
+export function parseResolvers (text: string): string[] {
+  return splitList(text).map(entry => {
+    const [, bracketed, plain, port] = /^(?:\[([^\]]+)\]|([^:]+))(?::(\d{1,5}))?$/.exec(entry) ?? []
+    const address = isIP(entry) ? entry : bracketed ?? plain ?? ''
+    if (!isIP(address) || (bracketed === undefined) !== (isIPv4(address) || isIP(entry) === 6) || Number(port ?? 53) < 1 || Number(port ?? 53) > 65_535) {
+      throw new Error(`${entry} is no name server; give addresses, with a port if need be: 192.0.2.53,[2001:db8::53]:5353`)
+    }
+    return entry
+  })
+}
+
+export function parseAddress (text: string): string {
+  if (isIP(text) === 0) throw new Error('give an IP address of this host; 127.0.0.1 is for this host alone, 0.0.0.0 is every address')
+  return text
+}
+
+export function parseDomain (text: string): string {
+  const domain = text.trim().toLowerCase().replace(/\.$/, '')
+  const isDomain = domain.length <= 180 && /^(?!-)[a-z0-9-]{1,63}(?:\.(?!-)[a-z0-9-]{1,63})*$/.test(domain)
+  if (!isDomain || isIP(domain) !== 0) throw new Error('give a domain whose names all lead to this host, such as preview.example.com')
+  return domain
+}
+
+function splitList (text: string): string[] {
+  return text.split(',').map(entry => entry.trim()).filter(Boolean)
+}
