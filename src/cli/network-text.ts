@@ -1,4 +1,4 @@
-import type { Bandwidth, Egress, ListeningPort, NetworkDecision, NetworkStatus } from '../schemas/network.ts'
+import type { Bandwidth, Egress, ListeningPort, NetworkDecision, NetworkStatus, PublishedPort } from '../schemas/network.ts'
 import { formatTable, shorten } from './table.ts'
 import { describeBitRate, describeSize } from './units.ts'
 
@@ -11,13 +11,18 @@ export function formatNetwork (network: NetworkStatus): string {
   const lines = [
     ['addresses', [ipv4, ipv6].filter(Boolean).join(', ') || 'none while it does not run'],
     ...describeEgress(egress),
-    ...publish.map(({ port, hostPort, protocol }) => ['published', `host port ${hostPort} → ${port}/${protocol}`]),
+    ...publish.map(one => ['published', describePublished(one)]),
     ...bandwidth ? [['bandwidth', describeBandwidth(bandwidth)]] : [],
     ['gateway', gateway ? 'the API of this host, as gateway.internal' : 'no'],
     ...traffic ? [['traffic', `${describeSize(traffic.receivedBytes)} received, ${describeSize(traffic.sentBytes)} sent`]] : [],
   ]
   const width = Math.max(...lines.map(([name = '']) => name.length))
   return lines.map(([name = '', value = '']) => `${name.padEnd(width)}   ${shorten(value, Infinity)}\n`).join('')
+}
+
+/** `host port 8080 → 80/tcp` */
+export function describePublished ({ port, hostPort, protocol }: PublishedPort): string {
+  return `host port ${hostPort} → ${port}/${protocol}`
 }
 
 function describeEgress (egress: Egress): string[][] {

@@ -6,6 +6,7 @@ import { isKind, type BerthClient } from './client.ts'
 import { InterruptedError, watchInterrupts } from './interrupts.ts'
 import { followLog } from './log-follower.ts'
 import { LogPrinter } from './log-printer.ts'
+import { describePublished } from './network-text.ts'
 import { BrokenPipeError } from './output.ts'
 import { Progress } from './progress.ts'
 import { pullBeforehand } from './pull-watch.ts'
@@ -55,10 +56,16 @@ async function createSandbox (shell: Shell, image: string, argv: string[], flags
   await pullBeforehand(shell, image, flags, { mode: progressMode(flags), signal: new AbortController().signal })
   const sandbox = await progress.during(`creating a sandbox of ${image}`, () => shell.client().request<Sandbox>('POST', '/v1/sandboxes', { body }))
   await progress.say(`${start ? 'started' : 'created'} in ${describeTimings(sandbox)}`)
+  await sayPublished(progress, sandbox)
   await (flags.json ? shell.output.json(sandbox) : shell.output.line(sandbox.id))
   if (sandbox.status !== 'failed') return 0
   await shell.output.note(describeEnd(sandbox) ?? 'the sandbox could not be started')
   return ownErrorCode
+}
+
+/** The host may have chosen its ports itself. */
+async function sayPublished (progress: Progress, { network }: Sandbox): Promise<void> {
+  for (const published of network.publish) await progress.say(`published: ${describePublished(published)}`)
 }
 
 function runSandbox (shell: Shell, image: string, argv: string[], flags: RunFlags): Promise<number> {
@@ -96,6 +103,7 @@ class AttachedRun {
       await this.#pullBeforehand(body.image)
       this.#sandbox = await this.#progress.during(`creating a sandbox of ${image}`, () => this.#client.request<Sandbox>('POST', '/v1/sandboxes', { body, signal }))
       await this.#progress.say(`${this.#sandbox.id} started in ${describeTimings(this.#sandbox)}`)
+      await sayPublished(this.#progress, this.#sandbox)
       if (this.#interrupts > 0) this.#stop(this.#interrupts > 1)
       if (this.#sandbox.entrypoint === undefined) return await this.#leaveIdle(this.#sandbox)
       return await this.#follow(this.#sandbox.id)

@@ -60,6 +60,14 @@ test('run takes the same flags', async t => {
   assert.deepEqual(fake.calls[0]!.body.entrypoint, ['serve', '-p', '9'])
 })
 
+test('a port that the host chose is told where something is told at all', async t => {
+  const fake = await startFakeDaemon(t, { [create]: () => sandbox({ network: { egress: 'none', publish: [{ port: 80, hostPort: 33000, protocol: 'tcp' }], gateway: false } }) })
+  for (const command of [['run', '-d'], ['create']]) {
+    assert.match((await run(fake, [...command, '-p', '80', '--progress=plain', 'berth/base', 'x'])).stderr, /^published: host port 33000 → 80\/tcp$/m)
+    assert.equal((await run(fake, [...command, '-p', '80', '-q', 'berth/base', 'x'])).stderr, '')
+  }
+})
+
 test('a network is shown in words, or as JSON', async t => {
   const shown = {
     ...network,
