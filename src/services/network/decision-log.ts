@@ -36,8 +36,8 @@ const followBatch = 500
 const pruneBatch = 1000
 // A burst of a hostile sandbox is written before it takes memory.
 const maxGathered = 1000
-// What is too much goes in larger parts, so that not each append deletes.
-const keptShare = 0.9
+// What is too much goes in parts: large enough that not each append deletes, small enough that none takes long.
+const keptShare = 0.98
 
 /**
  * What was decided about the networks of sandboxes, in order, kept for a while. No sandbox can push out another's:
