@@ -62,7 +62,7 @@ async function readLimits ({ netns, device }: NetworkSlot): Promise<number[]> {
 const scenarios: Record<string, (options: Options) => Promise<object>> = {
   async acquire ({ hostId, size, count }) {
     return await withSlots(hostId, async ({ plan, builder }) => {
-      const pool = new SlotPool({ plan, builder, size, logger, onBuilt: async () => {}, onDestroy: async () => {} })
+      const pool = new SlotPool({ plan, builder, size, logger })
       pool.open(new Set())
       const slots = await Promise.all(Array.from({ length: count }, () => pool.acquire()))
       const different = new Set(slots.flatMap(({ netns, ipv4 }) => [netns, ipv4])).size / 2
@@ -130,7 +130,7 @@ const scenarios: Record<string, (options: Options) => Promise<object>> = {
   /** Makes and gives up slots until it is killed. */
   async churn ({ hostId }) {
     const { plan, hasIpv6 } = await claimNetwork({ hostId, ...pools })
-    const pool = new SlotPool({ plan, builder: new SlotBuilder({ plan, hasIpv6 }), size: 8, logger, onBuilt: async () => {}, onDestroy: async () => {} })
+    const pool = new SlotPool({ plan, builder: new SlotBuilder({ plan, hasIpv6 }), size: 8, logger })
     pool.open(new Set())
     for (;;) {
       const slots = await Promise.all(Array.from({ length: 6 }, () => pool.acquire()))

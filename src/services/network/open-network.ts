@@ -72,7 +72,7 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
   }
   const forwarding = await readForwarding()
   const builder = new SlotBuilder({ plan, hasIpv6, forwardsIpv6: hasIpv6 && forwarding.ipv6 })
-  const pool = new SlotPool({ plan, builder, size: options.poolSize, onBuilt: async () => {}, onDestroy: async () => {}, logger })
+  const pool = new SlotPool({ plan, builder, size: options.poolSize, logger })
   const filter = new PacketFilter({ plan, nftables, apiPort: options.apiPort, rules: () => manager.rules(), logger })
   const server = new NetworkServerSupervisor({
     dir: options.serverDir,

@@ -17,10 +17,6 @@ export interface SlotPoolOptions {
   builder: Pick<SlotBuilder, 'build' | 'destroy'>
   /** How many slots are kept ready. With 0 each is made when it is asked for. */
   size: number
-  /** Tells the packet filter of them; before it has done so none is given out. */
-  onBuilt: (slots: readonly NetworkSlot[]) => Promise<void>
-  /** Makes the packet filter forget them. It may be given slots that the filter does not know. */
-  onDestroy: (slots: readonly NetworkSlot[]) => Promise<void>
   logger: Logger
   /** How long after its deletion a number is left alone: the kernel takes the veth away later, and remembers connections. */
   quarantineMs?: number
@@ -76,7 +72,7 @@ export class SlotPool {
     this.#size = options.size
     this.#quarantineMs = options.quarantineMs ?? usualQuarantineMs
     this.#releases = new SlotReleases({
-      destroy: slots => this.#destroy(slots),
+      destroy: slots => this.#options.builder.destroy(slots),
       onReleased: ({ number }) => {
         this.#taken.delete(number)
         this.#quarantine(number)
@@ -106,7 +102,7 @@ export class SlotPool {
   }
 
   /**
-   * A slot that nobody else has, known to the packet filter and closed.
+   * A slot that nobody else has. The packet filter lets nothing out of it that it was not told of.
    *
    * @throws BerthError exhausted `addresses_exhausted`, unavailable `network_unavailable` or `host_stopping`; the signal's reason.
    */
@@ -134,7 +130,7 @@ export class SlotPool {
   }
 
   /**
-   * Gives a slot back: the packet filter forgets it, its namespace is deleted, its number rests. One that nobody has is fine. When
+   * Gives a slot back: its namespace is deleted, its number rests. One that nobody has is fine. When
    * it throws, the slot is still taken: try again.
    */
   async release (slot: NetworkSlot): Promise<void> {
@@ -152,7 +148,7 @@ export class SlotPool {
     for (const waiter of this.#waiters.splice(0)) waiter.reject(hostStopping())
     while (this.#work.size > 0) await Promise.all(this.#work)
     const slots = this.#ready.splice(0)
-    if (slots.length > 0) await this.#destroy(slots)
+    if (slots.length > 0) await this.#options.builder.destroy(slots)
     for (const timer of this.#quarantined.values()) clearTimeout(timer)
   }
 
@@ -208,7 +204,6 @@ export class SlotPool {
     let failure: { error: unknown } | undefined
     try {
       await this.#options.builder.build(slots)
-      await this.#options.onBuilt(slots)
       this.#ready.push(...slots)
     } catch (error) {
       failure = { error }
@@ -245,18 +240,13 @@ export class SlotPool {
   async #discard (slots: readonly NetworkSlot[]): Promise<void> {
     this.#discarding += slots.length
     this.#pumpSoon()
-    await this.#destroy(slots).catch((error: unknown) => {
+    await this.#options.builder.destroy(slots).catch((error: unknown) => {
       // What is left is removed when the number is built again.
       this.#options.logger.warn({ err: error }, 'the rest of network namespaces that could not be prepared is still there')
     })
     this.#discarding -= slots.length
     for (const { number } of slots) this.#quarantine(number)
     this.#pumpSoon()
-  }
-
-  async #destroy (slots: readonly NetworkSlot[]): Promise<void> {
-    await this.#options.onDestroy(slots)
-    await this.#options.builder.destroy(slots)
   }
 
   #quarantine (number: number): void {
