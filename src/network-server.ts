@@ -9,17 +9,21 @@ import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { pino, destination } from 'pino'
 import { NflogReader } from './host/nflog.ts'
+import { originalDestination } from './host/original-destination.ts'
 import { dropPrivileges } from './host/privileges.ts'
 import { EventRing } from './lib/event-ring.ts'
 import { decideAddress, isNameResolvable, portsToOpen } from './services/network/egress-policy.ts'
 import { DecisionRecorder } from './services/network/server/decision-recorder.ts'
 import { DnsForwarder } from './services/network/server/dns-forwarder.ts'
+import { EgressProxy } from './services/network/server/egress-proxy.ts'
 import { NameResolver } from './services/network/server/name-resolver.ts'
 import { NetworkControlServer } from './services/network/server/network-control-server.ts'
 import type { NetworkServerEvent, NetworkServerSettings } from './services/network/server/network-protocol.ts'
 import { OpenRequests } from './services/network/server/open-requests.ts'
 import { packetDecision } from './services/network/server/packet-decision.ts'
+import { PolicyEnforcer } from './services/network/server/policy-enforcer.ts'
 import { PolicyTable } from './services/network/server/policy-table.ts'
+import { PortRelays } from './services/network/server/port-relay.ts'
 import { UpstreamServers } from './services/network/server/upstream-servers.ts'
 
 const nobody = 65534
@@ -50,8 +54,13 @@ const open = openRequests.open.bind(openRequests)
 const { gateway4, gateway6 } = settings
 const gateways = [gateway4, gateway6].filter(isOurs)
 const pools = { pool4: settings.pool4, pool6: settings.pool6 }
-const resolver = new NameResolver({ servers: upstreamServers(), logger })
+const upstream = new UpstreamServers({ resolvers: settings.resolvers })
+const resolver = new NameResolver({ servers: () => upstream.list(), logger })
 const dns = new DnsForwarder({ policyOf, resolver, gateway4, gateway6, pools, decide: { isNameResolvable, portsToOpen, decideAddress }, record, open, logger })
+const proxy = new EgressProxy({ policyOf, resolve: (name, family) => resolver.addresses(name, family), pools, originalDestination, record, logger })
+const relays = new PortRelays({ publishAddress: settings.publishAddress, logger })
+const ready = Promise.withResolvers<void>()
+const enforcer = new PolicyEnforcer({ policies, relays, proxy, ready: ready.promise })
 
 NflogReader.open(settings.nflogGroup, {
   onPacket: packet => {
@@ -61,23 +70,22 @@ NflogReader.open(settings.nflogGroup, {
   onFailed: fail('the log of the packet filter cannot be read any more'),
 })
 await dns.listen(gateways)
+await proxy.listen(gateways)
 const control = new NetworkControlServer({
   socketPath: join(dir, 'control.sock'),
   logger,
   target: {
-    status: () => ({ pid: process.pid, version: settings.version, sandboxes: policies.size, connections: 0 }),
-    setPolicies: async all => {
-      policies.replaceAll(all)
-      return []
-    },
-    setPolicy: async policy => policies.set(policy),
-    removePolicy: async id => policies.delete(id),
+    status: () => ({ pid: process.pid, version: settings.version, sandboxes: policies.size, connections: proxy.connections }),
+    setPolicies: all => enforcer.setAll(all),
+    setPolicy: policy => enforcer.set(policy),
+    removePolicy: id => enforcer.remove(id),
     opened: answer => openRequests.answer(answer),
     events: (after, signal) => events.read(after, signal),
   },
 })
 await control.listen()
 dropPrivileges({ uid: nobody, gid: nobody, keep: ['CAP_NET_BIND_SERVICE'] })
+ready.resolve()
 logger.info({ gateways, dir }, 'the network server is ready')
 
 process.on('SIGTERM', () => {
@@ -94,9 +102,4 @@ setInterval(() => {
 /** Whether a gateway's address can be bound: a host without IPv6 has none of that family. */
 function isOurs (address: string): boolean {
   return Object.values(networkInterfaces()).some(all => all?.some(own => own.address === address))
-}
-
-function upstreamServers () {
-  const upstream = new UpstreamServers({ resolvers: settings.resolvers })
-  return () => upstream.list()
 }

@@ -44,9 +44,13 @@ export class JsonClient {
     }
   }
 
-  /** A call whose answer comes in lines, for as long as it takes. An abort ends this wait alone, with the signal's reason. */
-  async * lines<T> (method: Method, path: string, body: unknown, signal: AbortSignal | undefined): AsyncGenerator<T> {
+  /**
+   * A call whose answer comes in lines, for as long as it takes. An abort ends this wait alone, with the signal's reason. `onAnswer` is
+   * called when the answer begins.
+   */
+  async * lines<T> (method: Method, path: string, body: unknown, signal: AbortSignal | undefined, onAnswer?: () => void): AsyncGenerator<T> {
     const answer = await this.#send(method, path, body, signal)
+    onAnswer?.()
     const refuse = (problem: string, cause?: unknown) => new ServerGoneError(this.#name, new Error(`it sent ${problem}`, { cause }))
     try {
       yield * parseNdjson<T>(answer, { refuse, ...(this.#maxLineBytes === undefined ? {} : { maxLineBytes: this.#maxLineBytes }) })

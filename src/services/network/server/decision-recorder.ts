@@ -4,8 +4,6 @@ import type { Decision } from './network-protocol.ts'
 export interface DecisionRecorderOptions {
   /** Takes what has been merged. */
   emit: (decision: Omit<NetworkDecision, 'seq'>) => void
-  /** Milliseconds since 1970. */
-  now?: () => number
 }
 
 interface SandboxDecisions {
@@ -39,7 +37,7 @@ export class DecisionRecorder {
       same.count++
       return
     }
-    const first = { ...decision, at: new Date((this.#options.now ?? Date.now)()).toISOString(), count: 1 }
+    const first = { ...decision, at: new Date().toISOString(), count: 1 }
     if (decisions.merged.size < maxDistinct) decisions.merged.set(key, first)
     else decisions.suppressed = { sandboxId, kind: first.kind, action: first.action, reason: 'suppressed', at: first.at, count: 1 }
     this.#timer ??= setTimeout(() => this.flush(), mergeMs).unref()

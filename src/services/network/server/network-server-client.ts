@@ -33,9 +33,9 @@ export class NetworkServerClient {
     await this.#client.call('POST', '/opened', answer)
   }
 
-  /** What happened since `after`, then what happens, until the server ends. */
-  events (after: number, signal: AbortSignal): AsyncIterable<NetworkServerEvent> {
-    return this.#client.lines<NetworkServerEvent>('GET', `/events?after=${after}`, undefined, signal)
+  /** What happened since `after`, then what happens, until the server ends. From `onAnswer` on it does not end before all is read. */
+  events (after: number, signal: AbortSignal, onAnswer?: () => void): AsyncIterable<NetworkServerEvent> {
+    return this.#client.lines<NetworkServerEvent>('GET', `/events?after=${after}`, undefined, signal, onAnswer)
   }
 
   async close (): Promise<void> {

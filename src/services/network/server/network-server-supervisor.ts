@@ -48,6 +48,7 @@ const lastBackOffMs = 5000
 // One that has lived so long does not die of its start.
 const provenAfterMs = 10_000
 const deathMs = 200
+const lastWordsMs = 1000
 const portRetryMs = 5000
 const loggedTailBytes = 2000
 
@@ -178,7 +179,9 @@ export class NetworkServerSupervisor {
       }
       if (this.#closing.signal.aborted) throw unavailable()
       logger.info({ pid: identity.pid }, 'the network server of an earlier daemon is replaced')
-      const followed = this.#follow(attached)
+      const answered = Promise.withResolvers<void>()
+      const followed = this.#follow(attached, answered.resolve)
+      await raceWithDelay(lastWordsMs, [answered.promise, followed])
       await endServerProcess(identity)
       await followed
       await attached.client.close()
@@ -231,13 +234,13 @@ export class NetworkServerSupervisor {
   }
 
   /** Passes on what happens until the server or this end is gone. */
-  async #follow ({ identity, client }: Attached): Promise<void> {
+  async #follow ({ identity, client }: Attached, onAnswer?: () => void): Promise<void> {
     const isSame = this.#acknowledged?.pid === identity.pid && this.#acknowledged.startTicks === identity.startTicks
     const acknowledged = this.#acknowledged = isSame && this.#acknowledged ? this.#acknowledged : { ...identity, seq: 0 }
     const { signal } = this.#closing
     while (!signal.aborted && isAlive(identity)) {
       try {
-        for await (const event of client.events(acknowledged.seq, signal)) {
+        for await (const event of client.events(acknowledged.seq, signal, onAnswer)) {
           this.#hear(event, client)
           acknowledged.seq = event.seq
           this.#writeAcknowledgedSoon()
