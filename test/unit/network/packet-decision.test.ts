@@ -19,10 +19,12 @@ test('a packet out of a sandbox is known by its device, whatever its source says
   assert.equal(packetDecision({ ...forged, device: 'bvb', packet: { ...forged.packet, source: '10.200.0.2' } }, policies), undefined)
 })
 
-test('a packet that a sandbox did not ask for is known by its destination, and tells where it came from', () => {
+test('a packet to a sandbox is known by its destination, and tells where it came from', () => {
   const packet = { family: 4, protocol: 'icmp', source: '203.0.113.1', destination: '10.200.0.2' } as const
   assert.deepEqual(packetDecision({ prefix: 'unsolicited', device: 'eth0', packet }, policies),
     { sandboxId: 'a', kind: 'packet', action: 'denied', reason: 'unsolicited', protocol: 'icmp', address: '203.0.113.1' })
+  assert.equal(packetDecision({ prefix: 'egress_none', device: 'eth0', packet }, policies)?.address, '203.0.113.1')
+  assert.equal(packetDecision({ prefix: 'other_sandbox', device: 'bvb', packet }, policies), undefined)
 })
 
 test('what cannot be taken apart is counted all the same, and what is nobody\'s is not', () => {

@@ -8,16 +8,19 @@ const reasons: ReadonlySet<string> = new Set<DecisionReason>([
   'rule', 'no_rule', 'private_address', 'forbidden_address', 'egress_none', 'host_port', 'other_sandbox', 'spoofed_source', 'unsolicited', 'too_many_connections',
 ])
 
-/** The decision that a logged packet stands for; undefined where it belongs to no sandbox that is known. */
+/** Refused by what a sandbox sends alone: from a device that is not known, they are nobody's. */
+const onlyOutbound: ReadonlySet<DecisionReason> = new Set(['spoofed_source', 'other_sandbox', 'host_port'])
+
+/** The decision that a logged packet stands for; undefined where it belongs to no sandbox that is known. Its address is that of the other end. */
 export function packetDecision ({ prefix, device, packet }: LoggedPacket, policies: PolicyTable): Decision | undefined {
   if (!reasons.has(prefix)) return undefined
   const reason = prefix as DecisionReason
-  const isInbound = reason === 'unsolicited'
-  // Nothing but the device says who has sent a packet: its source may be forged. One that nobody asked for comes in by a device of the host.
-  const policy = isInbound && packet ? policies.bySource(packet.destination) : device === undefined ? undefined : policies.byDevice(device)
+  // Nothing but the device says who has sent a packet: its source may be forged.
+  const sender = device === undefined ? undefined : policies.byDevice(device)
+  const policy = sender ?? (packet && !onlyOutbound.has(reason) ? policies.bySource(packet.destination) : undefined)
   if (!policy) return undefined
   const decision: Decision = { sandboxId: policy.sandboxId, kind: 'packet', action: 'denied', reason }
   if (!packet) return decision
   const { protocol, source, destination, destinationPort } = packet
-  return { ...decision, protocol, address: isInbound ? source : destination, ...destinationPort !== undefined && { port: destinationPort } }
+  return { ...decision, protocol, address: sender ? destination : source, ...destinationPort !== undefined && { port: destinationPort } }
 }
