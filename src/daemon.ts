@@ -149,7 +149,10 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     onEvent: (type, data) => news.append({ type, data }),
   })
   stack.defer('images', () => images.close())
-  const decisions = await stack.acquire('decisions', () => new DecisionLog({ db: openNetworkDatabase(join(config.stateDir, 'network.db'), logger) }), log => log.close())
+  const decisions = await stack.acquire('decisions', () => new DecisionLog({
+    db: openNetworkDatabase(join(config.stateDir, 'network.db'), logger),
+    onError: (error, lost) => logger.error({ err: error, lost }, 'decisions about networks could not be written'),
+  }), log => log.close())
   const network = await stack.acquire('network', () => openNetwork({
     hostId,
     version,
@@ -237,7 +240,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     rotator,
     places,
     deletedRetentionMs: config.deletedRetentionMs,
-    prune: async () => { await events.prune(); idempotency.prune(); decisions.prune(); await images.sweep() },
+    prune: async () => { await events.prune(); idempotency.prune(); await decisions.prune(); await images.sweep() },
     logger,
   })
   keeper.start()

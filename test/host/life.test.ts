@@ -6,7 +6,7 @@ import { TestDaemon } from '../support/test-daemon.ts'
 test('a sandbox runs its program and says how it ended', async t => {
   const daemon = await TestDaemon.start(t)
   const { id, timings } = await daemon.create({ entrypoint: ['sh', '-c', 'echo out; echo err >&2; exit 7'] })
-  assert.deepEqual(timings.map(({ step }) => step), ['image', 'files', 'disk', 'rootfs', 'network', 'cgroup', 'bundle', 'container'])
+  assert.deepEqual(timings.map(({ step }) => step), ['image', 'files', 'network', 'disk', 'rootfs', 'cgroup', 'bundle', 'container'])
   const { status, end } = await daemon.wait(id)
   assert.equal(status, 'stopped')
   assert.equal(end?.reason, 'exited')

@@ -185,7 +185,8 @@ export class TestDaemon {
     const [program = berth, ...programArgs] = this.#options.command ?? [berth, 'serve']
     const log = createWriteStream(this.logPath, { flags: 'a' })
     const child = spawn(program, [...programArgs, '--state-dir', this.stateDir, '--run-dir', this.runDir, '--listen', '127.0.0.1:0', ...args], {
-      env: { PATH: process.env['PATH'] ?? '', ...this.#options.env },
+      // Most tests make one sandbox after the other: one network ahead is enough.
+      env: { PATH: process.env['PATH'] ?? '', BERTH_NETWORK_POOL_SIZE: '1', ...this.#options.env },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     child.stdout?.pipe(log, { end: false })
