@@ -4,7 +4,7 @@
  * SETTINGS is a NetworkServerSettings as JSON, DIR the server's own directory (control socket, pid file): when that is gone, it ends. It is
  * root for as long as it opens what only root may, and nobody by the time a sandbox is known and anything of it is read.
  */
-import { fstatSync, openSync, writeFileSync } from 'node:fs'
+import { fstatSync, ftruncateSync, openSync, writeFileSync } from 'node:fs'
 import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { pino, destination } from 'pino'
@@ -28,7 +28,9 @@ import { UpstreamServers } from './services/network/server/upstream-servers.ts'
 
 const nobody = 65534
 const keptEvents = 10_000
-const dirPollMs = 2000
+const pollMs = 2000
+const logFd = 2
+const maxLogBytes = 16 * 1024 ** 2
 // A daemon that follows has what is left long before.
 const drainMs = 500
 
@@ -38,7 +40,7 @@ process.umask(0o077)
 writeFileSync(join(dir, 'pid'), `${process.pid}\n`)
 const dirFd = openSync(dir, 'r')
 
-const logger = pino({ level: settings.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination({ dest: 2, sync: true }))
+const logger = pino({ level: settings.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination({ dest: logFd, sync: true }))
 const fail = (message: string) => (error: unknown): never => {
   logger.fatal({ err: error }, message)
   process.exit(1)
@@ -94,10 +96,12 @@ process.on('SIGTERM', () => {
   void control.drain(drainMs).finally(() => process.exit(0))
 })
 setInterval(() => {
+  // A sandbox that finds out how to have something logged must not fill the host's disk.
+  if (fstatSync(logFd).size > maxLogBytes) ftruncateSync(logFd)
   if (fstatSync(dirFd).nlink > 0) return
   logger.warn('the directory of the network server is gone: it ends')
   process.exit(0)
-}, dirPollMs)
+}, pollMs)
 
 /** Whether a gateway's address can be bound: a host without IPv6 has none of that family. */
 function isOurs (address: string): boolean {

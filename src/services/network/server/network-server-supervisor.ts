@@ -1,5 +1,4 @@
-import { writeFileSync } from 'node:fs'
-import { mkdir, open, readFile, rm } from 'node:fs/promises'
+import { mkdir, open, rm } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -10,6 +9,7 @@ import { ServerGoneError } from '../../../lib/json-client.ts'
 import { pollUntil } from '../../../lib/poll.ts'
 import { raceWithDelay } from '../../../lib/race.ts'
 import type { NetworkDecision } from '../../../schemas/network.ts'
+import { EventBookmark } from './event-bookmark.ts'
 import type { NetworkServerEvent, NetworkServerSettings, OpenRequest, ServerPolicy } from './network-protocol.ts'
 import { NetworkServerClient } from './network-server-client.ts'
 
@@ -33,11 +33,6 @@ interface Attached {
   client: NetworkServerClient
 }
 
-/** How far the daemon has read, of which server. */
-interface Acknowledged extends ProcessIdentity {
-  seq: number
-}
-
 const startTimeoutMs = 15_000
 const readyPollMs = 5
 // A server that dies is back in well under a second.
@@ -58,17 +53,17 @@ export class NetworkServerSupervisor {
   readonly #closing = new AbortController()
   readonly #script: string
   readonly #settings: string
+  readonly #bookmark: EventBookmark
   #attached: Attached | undefined
   /** Settled when a server is there, or this end has let go. */
   #arrival = Promise.withResolvers<void>()
-  #acknowledged: Acknowledged | undefined
-  #isAcknowledgedWritten = true
   #supervising: Promise<void> | undefined
 
   constructor (options: NetworkServerSupervisorOptions) {
     this.#options = options
     this.#script = basename(options.command.at(-1) ?? '')
     this.#settings = JSON.stringify(options.settings)
+    this.#bookmark = new EventBookmark({ path: join(options.dir, 'acknowledged'), logger: options.logger })
   }
 
   /**
@@ -96,17 +91,12 @@ export class NetworkServerSupervisor {
     await this.#outlast(client => client.removePolicy(sandboxId))
   }
 
-  /** Of its connections, for metrics; undefined while the server is away. */
-  async connections (): Promise<number | undefined> {
-    return await this.#outlast(async client => (await client.status()).connections).catch(() => undefined)
-  }
-
   /** Lets go of the server, which goes on. */
   async close (): Promise<void> {
     this.#closing.abort()
     this.#arrival.resolve()
     await this.#supervising
-    this.#writeAcknowledged()
+    this.#bookmark.write()
   }
 
   /** Ends the server, whoever has started it, and removes its directory. */
@@ -162,7 +152,7 @@ export class NetworkServerSupervisor {
 
   async #adoptOrStart (): Promise<Attached> {
     await mkdir(this.#options.dir, { recursive: true, mode: 0o700 })
-    this.#acknowledged = await this.#readAcknowledged()
+    await this.#bookmark.read()
     return await this.#adopt() ?? await this.#startServer()
   }
 
@@ -235,18 +225,15 @@ export class NetworkServerSupervisor {
 
   /** Passes on what happens until the server or this end is gone. */
   async #follow ({ identity, client }: Attached, onAnswer?: () => void): Promise<void> {
-    const isSame = this.#acknowledged?.pid === identity.pid && this.#acknowledged.startTicks === identity.startTicks
-    const acknowledged = this.#acknowledged = isSame && this.#acknowledged ? this.#acknowledged : { ...identity, seq: 0 }
     const { signal } = this.#closing
     while (!signal.aborted && isAlive(identity)) {
       try {
-        for await (const event of client.events(acknowledged.seq, signal, onAnswer)) {
+        for await (const event of client.events(this.#bookmark.of(identity), signal, onAnswer)) {
+          this.#bookmark.move(event.seq)
           this.#hear(event, client)
-          acknowledged.seq = event.seq
-          this.#writeAcknowledgedSoon()
         }
       } catch (error) {
-        if (!signal.aborted && !(error instanceof ServerGoneError)) this.#options.logger.error({ err: error }, 'events of the network server could not be read')
+        if (!signal.aborted && !(error instanceof ServerGoneError)) this.#options.logger.error({ err: error }, 'what the network server says could not be heard')
       }
       // One that dies closes its connections a moment before it is gone.
       if (!signal.aborted) await pollUntil(async () => !isAlive(identity), deathMs)
@@ -266,31 +253,6 @@ export class NetworkServerSupervisor {
       })
       await client.answerOpen({ requestId: request.requestId, isOpen })
     } catch { /* the server is gone, and with it who asked */ }
-  }
-
-  async #readAcknowledged (): Promise<Acknowledged | undefined> {
-    try {
-      return JSON.parse(await readFile(join(this.#options.dir, 'acknowledged'), 'utf8')) as Acknowledged
-    } catch {
-      return undefined
-    }
-  }
-
-  /** Once for all that has come in one piece. */
-  #writeAcknowledgedSoon (): void {
-    if (this.#isAcknowledgedWritten) setImmediate(() => this.#writeAcknowledged())
-    this.#isAcknowledgedWritten = false
-  }
-
-  #writeAcknowledged (): void {
-    if (this.#isAcknowledgedWritten) return
-    this.#isAcknowledgedWritten = true
-    // At once: a daemon that is killed must not hear it again.
-    try {
-      writeFileSync(join(this.#options.dir, 'acknowledged'), JSON.stringify(this.#acknowledged), { mode: 0o600 })
-    } catch (error) {
-      this.#options.logger.warn({ err: error }, 'how far the network server was heard could not be written down; the next daemon hears some of it again')
-    }
   }
 }
 
