@@ -2,7 +2,7 @@ import { test } from 'node:test'
 import assert from 'node:assert/strict'
 import type { Egress } from '../../../src/schemas/network.ts'
 import { parseEgress, type EgressPolicy } from '../../../src/services/network/egress-policy.ts'
-import { EgressRefusal, EgressRouter, readOwnAddresses, type EgressTarget } from '../../../src/services/network/server/egress-route.ts'
+import { type EgressRefusal, EgressRouter, readOwnAddresses, type EgressTarget } from '../../../src/services/network/server/egress-route.ts'
 
 const pools = { pool4: '10.200.0.0/16', pool6: 'fd00:a1b2::/64' }
 

@@ -39,6 +39,8 @@ export function createHttpEgress (options: HttpEgressOptions): Server {
     maxHeaderSize: maximumHeadBytes,
     headersTimeout: options.headTimeoutMs,
     requestTimeout: 0,
+    // HTTP/1.0 has none; askedHost looks.
+    requireHostHeader: false,
     connectionsCheckingInterval: Math.min(checkIntervalMs, options.headTimeoutMs),
     keepAliveTimeout: idleTimeoutMs,
     // To HTTP/2 in the clear, for one, nothing changes: its requests could not be judged one by one.
@@ -158,6 +160,7 @@ async function forward ({ client, agent, request, response, use, ruling, by, con
     response,
     agent,
     open,
+    host: hostOf(target),
     key: `${by} ${by === 'name' ? target.name : target.original?.address} ${target.port}`,
     ...head !== undefined && { head },
     onUpstream: upstream => {

@@ -50,6 +50,8 @@ export interface ForwardOptions {
   agent: UpstreamAgent
   /** Connects to where the request goes. */
   open: () => Promise<Socket>
+  /** For a request that has no Host. */
+  host: string
   /** What requests must have in common to share a connection. */
   key: string
   onUpstream: (upstream: Socket) => void
@@ -61,17 +63,18 @@ export interface ForwardOptions {
 export type ForwardOutcome = { state: 'done' } | { state: 'failed', error: unknown } | { state: 'broken' }
 
 export async function forwardRequest (options: ForwardOptions): Promise<ForwardOutcome> {
-  const { request, response, agent, key, head } = options
+  const { request, response, agent, host, key, head } = options
   const upgrade = head === undefined ? undefined : request.headers.upgrade
-  const forwarded = requestHead(request, { isKeptAlive: response.shouldKeepAlive, ...upgrade !== undefined && { upgrade } })
+  const forwarded = requestHead(request, { isKeptAlive: response.shouldKeepAlive, host, ...upgrade !== undefined && { upgrade } })
   if (forwarded === undefined) return { state: 'failed', error: new Error('an unknown transfer coding') }
   agent.dropIdle(key)
   agent.open = options.open
   return await new Promise(resolve => {
     let upstreamRequest: ClientRequest
     try {
-      const target: ClientRequestArgs = { method: request.method, path: request.url, headers: forwarded.headers, host: key, setHost: false, agent: agent.agent, maxHeaderSize: maximumHeadBytes, insecureHTTPParser: false }
-      upstreamRequest = makeRequest(target)
+      const { method, url: path } = request
+      const target: ClientRequestArgs = { method, path, headers: forwarded.headers, host: key, setHost: false, agent: agent.agent }
+      upstreamRequest = makeRequest({ ...target, maxHeaderSize: maximumHeadBytes, insecureHTTPParser: false })
     } catch (error) {
       resolve({ state: 'failed', error })
       return
@@ -105,6 +108,10 @@ export async function forwardRequest (options: ForwardOptions): Promise<ForwardO
       near.once('close', () => resolve({ state: 'done' }))
     })
     sendBody(request, upstreamRequest)
+    // A client that has ended its side may have left, or may wait: the server is told the same, and decides.
+    const passEnd = (): void => { if (request.socket.readableEnded && upstreamRequest.writableFinished) upstreamRequest.socket?.end() }
+    request.socket.on('end', passEnd)
+    upstreamRequest.once('finish', passEnd).once('close', () => request.socket.off('end', passEnd))
   })
 }
 

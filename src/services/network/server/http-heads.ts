@@ -18,10 +18,11 @@ export const headerPairs = (raw: readonly string[]): [name: string, value: strin
 const valuesOf = (raw: readonly string[], name: string): string[] => headerPairs(raw).filter(([key]) => key.toLowerCase() === name).map(([, value]) => value)
 
 /** The host of a request by its only Host, which an absolute target must agree with. */
-export function askedHost ({ rawHeaders, url = '' }: IncomingMessage): AskedHost {
+export function askedHost ({ rawHeaders, url = '', httpVersion }: IncomingMessage): AskedHost {
   const hosts = valuesOf(rawHeaders, 'host')
   if (hosts.length > 1) return { problem: 'it has several Host headers' }
   const host = hosts[0]?.toLowerCase()
+  if (host === undefined && httpVersion !== '1.0') return { problem: 'it has no Host header' }
   const [, scheme, authority = ''] = /^([a-z][a-z0-9+.-]*):\/\/([^/?#]*)/i.exec(url) ?? []
   if (scheme !== undefined && (scheme.toLowerCase() !== 'http' || host === undefined || withoutPort(authority.toLowerCase()) !== withoutPort(host))) {
     return { problem: 'its target and its Host differ' }
@@ -56,12 +57,21 @@ function endToEnd (raw: readonly string[]): ForwardedHead | undefined {
   return { headers: headers.flat(), isChunked }
 }
 
-/** The head that a server gets. `upgrade`: the protocol that the client asks to change to. */
-export function requestHead ({ rawHeaders, method = '' }: IncomingMessage, { isKeptAlive, upgrade }: { isKeptAlive: boolean, upgrade?: string }): ForwardedHead | undefined {
+export interface RequestHeadOptions {
+  isKeptAlive: boolean
+  /** The Host where the client, by HTTP/1.0, has none: servers are always asked by HTTP/1.1. */
+  host: string
+  /** The protocol that the client asks to change to. */
+  upgrade?: string
+}
+
+/** The head that a server gets. */
+export function requestHead ({ rawHeaders, method = '' }: IncomingMessage, { isKeptAlive, host, upgrade }: RequestHeadOptions): ForwardedHead | undefined {
   const head = endToEnd(rawHeaders)
   if (head === undefined) return undefined
   const { headers, isChunked } = head
   const hasLength = valuesOf(rawHeaders, 'content-length').length > 0
+  if (valuesOf(rawHeaders, 'host').length === 0) headers.unshift('Host', host.includes(':') ? `[${host}]` : host)
   // Node would announce a body in chunks where there is none.
   if (!hasLength && !isChunked && !['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE'].includes(method)) headers.push('Content-Length', '0')
   if (upgrade !== undefined) headers.push('Connection', 'Upgrade', 'Upgrade', upgrade)
