@@ -7,6 +7,7 @@ export interface ServeOptions {
   listen?: string
   socket?: string
   stopSandboxes?: boolean
+  configureHost?: boolean
   reclaimAndExit?: boolean
 }
 

@@ -85,7 +85,6 @@ function addServeCommand (program: Command, context: CliContext, act: (work: Pro
     .option('--listen <HOST:PORT>', 'where the API listens')
     .option('--socket <PATH>', 'unix socket of the API')
     .option('--stop-sandboxes', 'stop the sandboxes when the daemon ends')
-    .option('--configure-host', 'have the kernel forward packets, if it does not yet')
     .option('--configure-host', 'have this host forward packets, without which sandboxes reach nothing outside')
     .option('--reclaim-and-exit', 'end and remove everything that belongs to the directories, then exit')
     .action((options: ServeOptions) => act(context.serve(options)))
