@@ -1,18 +1,15 @@
 /** The wiring: builds every service in order into one resource stack. Read top to bottom; each line uses only lines above it. */
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import { buildApp, defaultLimits } from './app.ts'
 import type { Config } from './config.ts'
-import { BerthError } from './errors.ts'
 import { CgroupManager } from './host/cgroup.ts'
 import { LockFile } from './host/lock-file.ts'
 import { discoverPrograms, discoverRuntimes } from './host/programs.ts'
 import { removeTrees } from './host/remove.ts'
-import { writeDurably } from './lib/durable-file.ts'
-import { randomId } from './lib/id.ts'
 import { ResourceStack } from './lib/resource-stack.ts'
 import { hostStopping } from './routes/http-errors.ts'
 import { GatewayDoor } from './routes/gateway-door.ts'
@@ -20,7 +17,9 @@ import { RootSocket } from './routes/root-socket.ts'
 import { openEventsDatabase, openNetworkDatabase, openStateDatabase } from './services/database.ts'
 import { EventLog, type NewEvent } from './services/events/event-log.ts'
 import { ExecManager } from './services/execs/exec-manager.ts'
+import { readHostId } from './services/host/host-id.ts'
 import { HostInfo } from './services/host/host-info.ts'
+import { reclaimHost } from './services/host/reclaim.ts'
 import { IdempotencyStore } from './services/idempotency/idempotency-store.ts'
 import { ImageManager } from './services/images/image-manager.ts'
 import type { IndexSettings } from './services/images/indexes/index-settings.ts'
@@ -33,7 +32,7 @@ import { createMetrics } from './services/metrics.ts'
 import { DecisionLog } from './services/network/decision-log.ts'
 import { closedNetwork } from './services/network/network-manager.ts'
 import { createNetworkMetrics } from './services/network/network-metrics.ts'
-import { openNetwork, type OpenNetwork } from './services/network/open-network.ts'
+import { openNetwork } from './services/network/open-network.ts'
 import { PortLister } from './services/network/port-lister.ts'
 import { SandboxKeeper } from './services/sandboxes/sandbox-keeper.ts'
 import { SandboxManager } from './services/sandboxes/sandbox-manager.ts'
@@ -86,7 +85,7 @@ export async function startDaemon (options: DaemonOptions): Promise<Daemon> {
 async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daemon> {
   const { config, logger, version } = options
   const places = new HostPlaces(config)
-  await makeDirectories(places)
+  await places.make()
   await stack.acquire('state lock', () => LockFile.acquire(places.lockPath, `the state directory ${config.stateDir}`), lock => lock.release())
   await stack.acquire('run lock', () => LockFile.acquire(places.runLockPath, `the run directory ${config.runDir}`), lock => lock.release())
   const hostId = await readHostId(join(config.stateDir, 'host-id'))
@@ -95,7 +94,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   if (hasHostRestarted) {
     // What another boot left here describes processes that are gone, by pids that others may have.
     await removeTrees([places.runSandboxesDir, places.runtimesDir])
-    await makeDirectories(places)
+    await places.make()
   }
 
   const programs = discoverPrograms()
@@ -229,7 +228,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   logger.info({ adoptedMs, hasHostRestarted, sandboxes: sandboxes.countByStatus(), reclaimed }, 'the host is reconciled')
 
   if (config.reclaimAndExit) {
-    await reclaimAll({ sandboxes, images, reconciler, cgroups, network, places, config })
+    await reclaimHost({ sandboxes, images, reconciler, cgroups, network, places, socketPath: config.socketPath })
     await stack.release()
     return idleDaemon(config)
   }
@@ -328,12 +327,6 @@ function tolerant (events: EventLog, logger: Logger): { append: (event: NewEvent
   }
 }
 
-async function makeDirectories (places: HostPlaces): Promise<void> {
-  for (const dir of [places.stateDir, places.sandboxesDir, places.imagesDir, places.layersDir, places.runDir, places.runSandboxesDir]) {
-    await mkdir(dir, { recursive: true, mode: dir === places.stateDir || dir === places.runDir ? 0o711 : 0o700 })
-  }
-}
-
 function registrySettings (config: Config): RegistrySettings {
   return {
     ...defaultRegistrySettings,
@@ -342,15 +335,6 @@ function registrySettings (config: Config): RegistrySettings {
     authFiles: [config.registryAuthFile],
     ...(config.registryCaFile === '' ? {} : { caFile: config.registryCaFile }),
   }
-}
-
-/** A random id made once for a state directory: it names the parent of all its cgroups. */
-async function readHostId (path: string): Promise<string> {
-  const text = await readFile(path, 'latin1').catch(() => '')
-  if (/^hst_[a-z0-9]{20}$/.test(text.trim())) return text.trim()
-  const id = randomId('hst')
-  await writeDurably(path, `${id}\n`)
-  return id
 }
 
 /** Lets requests under way come to their end, within the grace; then those that would not are told to. */
@@ -371,34 +355,7 @@ async function stopAll (sandboxes: SandboxManager, logger: Logger): Promise<void
 
 /** Networks that sandboxes may have since before this daemon. */
 function heldNetworks (sandboxes: SandboxManager) {
-  return sandboxes.all().flatMap(({ record: { id, holdsRun, network = closedNetwork, heldNetwork } }) => holdsRun && heldNetwork ? [{ sandboxId: id, spec: network, held: heldNetwork }] : [])
-}
-
-/** Ends and removes everything that belongs to these directories, and the directories' content. */
-async function reclaimAll (parts: {
-  sandboxes: SandboxManager
-  images: ImageManager
-  reconciler: SandboxReconciler
-  cgroups: CgroupManager
-  network: OpenNetwork
-  places: HostPlaces
-  config: Config
-}): Promise<void> {
-  const { sandboxes, images, reconciler, cgroups, network, places, config } = parts
-  await Promise.all(sandboxes.all().map(({ record }) => sandboxes.remove(record.id, { force: true })))
-  const leaks = sandboxes.all().flatMap(({ record }) => record.leaks.map(({ step }) => `${record.id}: ${step}`))
-  await reconciler.reclaimStrangers([])
-  if (leaks.length > 0) throw new BerthError('internal', 'leaked', `some resources could not be released: ${leaks.join(', ')}; see the log, then run this again`)
-  await Promise.all(sandboxes.all().map(({ record }) => sandboxes.forget(record.id)))
-  await images.reclaim()
-  await network.reclaim()
-  await cgroups.close()
-  await rm(config.socketPath, { force: true })
-  const trees = [
-    places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.imageServerDir, places.layerMountsDir, places.initDir, places.runtimesDir, places.bootMarkerPath,
-    places.imageServerLogPath, places.networkServerDir, places.networkServerLogPath,
-  ]
-  for (const path of trees) {
-    await rm(path, { recursive: true, force: true })
-  }
+  return sandboxes.all().flatMap(({ record: { id, holdsRun, network = closedNetwork, heldNetwork } }) => {
+    return holdsRun && heldNetwork ? [{ sandboxId: id, spec: network, held: heldNetwork }] : []
+  })
 }

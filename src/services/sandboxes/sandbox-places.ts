@@ -1,5 +1,5 @@
 /** Where everything of a sandbox lies on the host, by its id alone: what is derived cannot be forgotten. */
-import { readdir } from 'node:fs/promises'
+import { mkdir, readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { removeTrees } from '../../host/remove.ts'
 import type { ContainerPlaces, ExecPlaces } from '../../host/oci-runtime.ts'
@@ -47,6 +47,12 @@ export class HostPlaces {
   get bootMarkerPath (): string { return join(this.runDir, 'boot') }
   get lockPath (): string { return join(this.stateDir, 'lock') }
   get runLockPath (): string { return join(this.runDir, 'lock') }
+
+  /** Makes the directories that everything else lies in. Others of this host may go through them, to what they know by name. */
+  async make (): Promise<void> {
+    for (const dir of [this.stateDir, this.runDir]) await mkdir(dir, { recursive: true, mode: 0o711 })
+    for (const dir of [this.sandboxesDir, this.imagesDir, this.layersDir, this.runSandboxesDir]) await mkdir(dir, { recursive: true, mode: 0o700 })
+  }
 
   runtimeRoot (name: string): string { return join(this.runtimesDir, name) }
 
