@@ -7,6 +7,7 @@ import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, t
 import type { Registry } from 'prom-client'
 import { BerthError } from './errors.ts'
 import { addAuthentication, type TokenVerifier } from './routes/authentication.ts'
+import { addBodyDeadline } from './routes/body-deadline.ts'
 import { eventRoutes, type Events } from './routes/events.ts'
 import { execRoutes, type Execs } from './routes/execs.ts'
 import { hostRoutes, type HostRouteOptions } from './routes/host.ts'
@@ -19,8 +20,11 @@ import { logRoutes, type LogRouteOptions } from './routes/logs.ts'
 import { networkRoutes, type Decisions, type NetworkedSandboxes, type NetworkRouteOptions, type Ports } from './routes/network.ts'
 import { addOpenapi } from './routes/openapi-document.ts'
 import { probeRoutes, type ProbeRouteOptions } from './routes/probes.ts'
+import { addAllMethods, previewRoutes, type PreviewGate } from './routes/preview.ts'
 import { coerceQuery, type QuerySchema } from './routes/query.ts'
 import { sandboxRoutes, type Sandboxes } from './routes/sandboxes.ts'
+import { sandboxTokenRoutes, type SandboxTokens } from './routes/sandbox-tokens.ts'
+import { ticketRoutes, type Tickets } from './routes/tickets.ts'
 import { componentSchemas } from './schemas/components.ts'
 
 export interface AppServices {
@@ -34,7 +38,8 @@ export interface AppServices {
   logs: LogRouteOptions['logs']
   events: Events
   host: HostRouteOptions['host'] & ProbeRouteOptions['host']
-  tokens: TokenVerifier
+  tokens: TokenVerifier & SandboxTokens
+  tickets: Tickets
   idempotency: IdempotencyKeys
   metrics: Registry
 }
@@ -43,7 +48,7 @@ export interface AppLimits {
   bodyBytes: number
   /** URL and headers together. */
   headBytes: number
-  /** How long a client may take to send a request. */
+  /** How long a client may take to send the head of a request, and again for its body. */
   requestTimeoutMs: number
   heartbeatMs: number
 }
@@ -66,6 +71,8 @@ export interface AppOptions {
   closing?: AbortSignal
   /** Ends attached execs when aborted: the grace of a daemon that ends is over. Without it they end with the streams. */
   forcing?: AbortSignal
+  /** Ports of sandboxes; without it there are none to be seen. */
+  previews?: PreviewGate
 }
 
 declare module 'fastify' {
@@ -85,23 +92,28 @@ export function buildApp (options: AppOptions): FastifyInstance {
   const closing = options.closing ? AbortSignal.any([options.closing, ending.signal]) : ending.signal
   const streams = { closing, heartbeatMs: limits.heartbeatMs }
   const attached = { closing: options.forcing ?? closing, heartbeatMs: limits.heartbeatMs }
-  const app = createServer(options.logger, limits, closing)
+  const app = createServer(options, limits, closing)
+  if (options.previews) addPreviewDoors(app, options.previews)
 
   addHttpMetrics(app, services.metrics)
   addManners(app)
   addClosing(app, ending, closing)
   addErrorAnswers(app, { closing, bodyBytes: limits.bodyBytes })
   addAuthentication(app, { tokens: services.tokens, isTrusted: options.isTrusted ?? (() => false) })
+  addBodyDeadline(app, limits.requestTimeoutMs)
   addJsonBodies(app)
   addIdempotency(app, services.idempotency)
   addOpenapi(app, { version })
   for (const schema of componentSchemas()) app.addSchema(schema)
 
-  const { sandboxes, execs, images, decisions, ports, network, logSources, logs, events, host, metrics } = services
+  const { sandboxes, execs, images, decisions, ports, network, logSources, logs, events, host, metrics, tokens, tickets } = services
   const prefix = '/v1'
   void app.register(sandboxRoutes, { prefix, sandboxes, closing })
   void app.register(execRoutes, { prefix, execs, streams, attached })
   void app.register(networkRoutes, { prefix, sandboxes, decisions, ports, traffic: network, streams })
+  void app.register(sandboxTokenRoutes, { prefix, tokens, sandboxes })
+  void app.register(ticketRoutes, { prefix, tickets, sandboxes })
+  if (options.previews) void app.register(previewRoutes, { gate: options.previews })
   void app.register(imageRoutes, { prefix, images, streams })
   void app.register(logRoutes, { prefix, logSources, logs, streams })
   void app.register(eventRoutes, { prefix, events, streams })
@@ -110,15 +122,16 @@ export function buildApp (options: AppOptions): FastifyInstance {
   return app
 }
 
-function createServer (logger: FastifyBaseLogger, limits: AppLimits, closing: AbortSignal): FastifyInstance {
+function createServer ({ logger, previews }: AppOptions, limits: AppLimits, closing: AbortSignal): FastifyInstance {
   const errorOptions = { closing, bodyBytes: limits.bodyBytes }
   return Fastify({
     loggerInstance: logger,
     // One line of our own for each answer says more than Fastify's two.
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: limits.bodyBytes,
-    requestTimeout: limits.requestTimeoutMs,
-    http: { maxHeaderSize: limits.headBytes },
+    // Of the head alone: what goes to a preview may take as long as it likes.
+    http: { maxHeaderSize: limits.headBytes, headersTimeout: limits.requestTimeoutMs, shouldUpgradeCallback: request => previews?.shouldUpgrade(request) ?? false },
+    rewriteUrl: request => previews?.rewriteUrl(request as IncomingMessage) ?? request.url ?? '/',
     return503OnClosing: false,
     genReqId: requestId,
     routerOptions: { maxParamLength: 1024 },
@@ -130,6 +143,13 @@ function createServer (logger: FastifyBaseLogger, limits: AppLimits, closing: Ab
       plugins: [addTotalBytes, addDependentRequired],
     },
   }).withTypeProvider<TypeBoxTypeProvider>() as unknown as FastifyInstance
+}
+
+/** Lets previews have what plain requests have no use for: all methods, upgrades, a body that waits for leave. */
+function addPreviewDoors (app: FastifyInstance, previews: PreviewGate): void {
+  addAllMethods(app)
+  app.server.on('upgrade', (request, socket, head) => previews.handleUpgrade(request, socket, head))
+  app.server.on('checkContinue', (request, response) => previews.handleContinue(request, response, app.routing))
 }
 
 /** The client's own id for a request when it is sane, else a random one. */

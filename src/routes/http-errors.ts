@@ -15,6 +15,9 @@ const statusByCode: Record<string, number> = {
   url_too_long: 414,
   unsupported_content_type: 415,
   headers_too_large: 431,
+  port_not_listening: 502,
+  port_answer_invalid: 502,
+  port_unreachable: 504,
 }
 
 /** The HTTP status of an error. */

@@ -39,6 +39,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** Fields of the body that are no part of what is asked for, and of which nothing may be kept: not even a hash, which tells who guesses that the guess is right. */
     secretFields?: readonly string[]
+    /** The answer is a secret, of which nothing may be kept: a key is taken and not honoured. */
+    answersSecret?: boolean
   }
 }
 
@@ -67,7 +69,7 @@ export function addIdempotency (app: FastifyInstance, keys: IdempotencyKeys): vo
 
 function claimOf (request: FastifyRequest): IdempotentRequest | undefined {
   const key = request.headers['idempotency-key']
-  if (key === undefined) return undefined
+  if (key === undefined || request.routeOptions.config.answersSecret) return undefined
   if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
     throw new BerthError('invalid_argument', 'idempotency_key_invalid', 'Idempotency-Key must be 1 to 255 visible ASCII characters')
   }

@@ -22,7 +22,7 @@ const description = `A sandbox host for AI agents.
 
 Every answer is JSON in camelCase; times are ISO 8601 in UTC. Lists answer \`{items, nextCursor}\`.
 Errors always have the same body, \`Error\`; its \`kind\` decides the status, its \`code\` says exactly what is wrong.
-Unknown fields are refused. Every POST takes an \`Idempotency-Key\`: the same request sent twice with it happens once.
+Unknown fields are refused. Every POST takes an \`Idempotency-Key\` (but those that answer a secret): the same request sent twice with it happens once.
 A bearer token is needed, except over the unix socket.`
 
 const tags = [
@@ -32,6 +32,7 @@ const tags = [
   { name: 'images', description: 'What sandboxes are made of: pull, look, make room' },
   { name: 'logs', description: 'What sandboxes and detached execs have written' },
   { name: 'events', description: 'What happens on this host' },
+  { name: 'tokens', description: 'Who may do what: tokens of one sandbox, tickets for browsers. Ports of a sandbox are seen at /v1/sandboxes/{id}/ports/{port}/…, any method, and upgrades' },
   { name: 'host', description: 'This machine and daemon' },
   { name: 'probes', description: 'For watchers of the daemon' },
 ]
@@ -45,8 +46,11 @@ const errorReference = `${ErrorBody.$id}#`
 export function addOpenapi (app: FastifyInstance, options: { version: string }): void {
   const documented = keepErrorsForDocument(app)
   const optionalBodies = new Set<string>()
+  const keyless = new Set<string>()
   app.addHook('onRoute', route => {
-    if (route.config?.hasOptionalBody && route.schema?.operationId) optionalBodies.add(route.schema.operationId)
+    const name = route.schema?.operationId ?? ''
+    if (route.config?.hasOptionalBody) optionalBodies.add(name)
+    if (route.config?.answersSecret) keyless.add(name)
   })
   void app.register(swagger, {
     openapi: {
@@ -55,14 +59,14 @@ export function addOpenapi (app: FastifyInstance, options: { version: string }):
       servers: [{ url: '/', description: 'This host' }],
       tags,
       security: [{ bearer: [] }],
-      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: 'A token of this host; scope admin may do all, read may only GET' } } },
+      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: 'A token of this host; scope admin may do all, read may only GET, sandbox may look at one sandbox, run execs in it and see its ports' } } },
     },
     refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `def-${index}`) },
     transform: ({ schema, url }) => ({ schema: documented.get(schema) ?? schema, url }),
     transformObject: document => {
       const { openapiObject } = document as { openapiObject: { paths?: Record<string, Record<string, Operation>> } }
       for (const [method, operation] of Object.values(openapiObject.paths ?? {}).flatMap(path => Object.entries(path))) {
-        if (method === 'post') (operation.parameters ??= []).push(idempotencyKey)
+        if (method === 'post' && !keyless.has(operation.operationId ?? '')) (operation.parameters ??= []).push(idempotencyKey)
         if (operation.requestBody && optionalBodies.has(operation.operationId ?? '')) operation.requestBody.required = false
       }
       return openapiObject as never

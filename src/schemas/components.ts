@@ -12,6 +12,8 @@ import {
   PublishedPort, Traffic,
 } from './network.ts'
 import { Leak, Resources, Sandbox, SandboxCreate, SandboxEnd, SandboxPage, SandboxStop, SandboxUpdate, StepTiming } from './sandbox.ts'
+import { Ticket, TicketCreate } from './ticket.ts'
+import { MadeSandboxToken, SandboxToken, SandboxTokenCreate, SandboxTokenPage } from './token.ts'
 import { ErrorBody } from './wire.ts'
 
 const named: TSchema[] = [
@@ -21,6 +23,7 @@ const named: TSchema[] = [
   RegistryCredentials, Image, ImagePage, ImageLayer, ImageDetail, ImagePull, LayerPullProgress, PullEvent, ImagePrune, PruneResult, ImageRemoval,
   EgressRules, PublishRequest, PublishedPort, Bandwidth, NetworkRequest, Network, Traffic, NetworkStatus, ListeningPort, ListeningPorts,
   NetworkDecision, DecisionGap, DecisionPage,
+  SandboxToken, SandboxTokenPage, SandboxTokenCreate, MadeSandboxToken, Ticket, TicketCreate,
   LogRecord, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
 ]
 

@@ -219,7 +219,14 @@ export function makeServices () {
       },
     },
     host: { describe: async () => ({}) as Host, readiness: () => ({ ready: true, problems: [] }) },
+    tickets: { create: facts => ({ ticket: `ticket-${facts.port ?? 'any'}`, expiresAt: at }) },
     tokens: {
+      create: request => {
+        note('createToken', request)
+        return { id: `tok_${'a'.repeat(20)}`, token: 'berth_secret' }
+      },
+      listOf: () => [{ id: `tok_${'a'.repeat(20)}`, name: 'token', createdAt: at }],
+      revokeOne: (...args) => note('revokeOne', ...args),
       verify: token => token === adminToken ? { id: 'tok_admin', scope: 'admin' } : token === readToken ? { id: 'tok_read', scope: 'read' } : undefined,
     },
     idempotency: makeIdempotency(),
