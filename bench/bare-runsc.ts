@@ -17,7 +17,13 @@ export interface BareRunscOptions {
   idle: Template
 }
 
+/** As ours runs it, but for the network: by hand nobody has one without making it first. */
+export function flagsWithoutNetwork (): string[] {
+  return (runtimeProfiles['runsc']?.globalArgs ?? []).map(flag => flag.startsWith('--network=') ? '--network=none' : flag)
+}
+
 interface BareProcess { args: string[] }
+interface BareLinux { namespaces: Array<{ type: string, path?: string }> }
 
 export class BareRunsc implements Contestant {
   readonly name = 'bare'
@@ -30,8 +36,7 @@ export class BareRunsc implements Contestant {
 
   constructor (options: BareRunscOptions) {
     this.#options = options
-    const flags = runtimeProfiles['runsc']?.globalArgs ?? []
-    this.#globalArgs = ['--root', join(options.dir, 'root'), ...flags.filter(flag => flag !== '--ignore-cgroups')]
+    this.#globalArgs = ['--root', join(options.dir, 'root'), ...flagsWithoutNetwork().filter(flag => flag !== '--ignore-cgroups')]
   }
 
   async runEcho (): Promise<number> {
@@ -100,8 +105,9 @@ export class BareRunsc implements Contestant {
     const dir = this.#bundle(id)
     const overlay = { lowerDirs: template.lowerDirs, upperDir: join(dir, 'upper'), workDir: join(dir, 'work'), target: join(dir, 'rootfs') }
     for (const path of [overlay.upperDir, overlay.workDir, overlay.target]) await mkdir(path, { recursive: true })
-    const { process, linux } = template.config as { process: BareProcess, linux: object }
-    const config = { ...template.config, root: { path: overlay.target, readonly: false }, linux: { ...linux, cgroupsPath: `${this.#cgroupParent}/${id}` } }
+    const { process, linux } = template.config as { process: BareProcess, linux: BareLinux }
+    const namespaces = linux.namespaces.map(({ type }) => ({ type }))
+    const config = { ...template.config, root: { path: overlay.target, readonly: false }, linux: { ...linux, namespaces, cgroupsPath: `${this.#cgroupParent}/${id}` } }
     await writeFile(join(dir, 'config.json'), JSON.stringify(config))
     await writeFile(join(dir, 'exec.json'), JSON.stringify({ ...process, args: ['true'] }))
     mountOverlay(overlay)

@@ -1,7 +1,7 @@
 /** How one gets a container of an image without Berth: podman, and skopeo with umoci and runsc by hand. Each round begins with nothing. */
 import { readFile, rm, writeFile, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { runtimeProfiles } from '../src/host/oci-runtime.ts'
+import { flagsWithoutNetwork } from './bare-runsc.ts'
 import { timeToOutput, mustRun, runChild } from './child.ts'
 import { timed } from './contestant.ts'
 import { firstCommand, firstOutput } from './image-recipe.ts'
@@ -39,7 +39,7 @@ export async function measureSkopeo (source: ImageSource, { dir, runsc, samples 
   const bundle = join(dir, 'bundle')
   const root = join(dir, 'runsc')
   const id = 'berth-bench-image'
-  const globalArgs = ['--root', root, ...runtimeProfiles['runsc']?.globalArgs ?? []]
+  const globalArgs = ['--root', root, ...flagsWithoutNetwork()]
   await mkdir(dir, { recursive: true })
   try {
     samples.add(source.link, 'skopeo and umoci', await timed(async () => {

@@ -2,7 +2,7 @@
 import { mkdir, readdir, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { cleanEnv } from '../src/host/command.ts'
-import { runtimeProfiles } from '../src/host/oci-runtime.ts'
+import { flagsWithoutNetwork } from './bare-runsc.ts'
 import { runChild } from './child.ts'
 import { findPids } from './machine.ts'
 
@@ -31,7 +31,7 @@ export class PodmanStorage {
   /** What every call has before its command. */
   get globalArgs (): string[] {
     const { dir, runsc } = this.#options
-    const flags = (runtimeProfiles['runsc']?.globalArgs ?? []).filter(flag => flag !== '--ignore-cgroups')
+    const flags = flagsWithoutNetwork().filter(flag => flag !== '--ignore-cgroups')
     return [
       '--root', join(dir, 'storage'), '--runroot', join(dir, 'run'), '--tmpdir', join(dir, 'tmp'),
       '--cgroup-manager=cgroupfs', '--events-backend=none', '--runtime', runsc,
