@@ -71,8 +71,10 @@ NflogReader.open(settings.nflogGroup, {
   },
   onFailed: fail('the log of the packet filter cannot be read any more'),
 })
-await dns.listen(gateways)
-await proxy.listen(gateways)
+const ports = settings.ports ?? { dns: 53, http: 80, tls: 443 }
+const taken = `the addresses ${gateways.join(' and ')} cannot be listened at; a program that listens at every address of the host has taken a port of theirs`
+await dns.listen(gateways, ports.dns).catch(fail(taken))
+await proxy.listen(gateways, ports).catch(fail(taken))
 const control = new NetworkControlServer({
   socketPath: join(dir, 'control.sock'),
   logger,

@@ -152,6 +152,16 @@ test('a server that cannot come up is a typed error, and comes up when it can', 
   assert.equal((await rig.status()).sandboxes, 1)
 })
 
+test('where other programs have the ports of every address, it listens at others', async t => {
+  const rig = await Rig.build(t)
+  await rig.serve(t, "net.createServer().listen(80, () => net.createServer().listen(443, () => dgram.createSocket('udp4').bind(53, () => console.log('held'))))")
+  rig.policies = [policyOf('sbx_a', 'lo')]
+  await rig.supervise({ ports: { dns: 1053, http: 1080, tls: 1443 } }).start()
+  assert.equal(await rig.ask('some.test', 1053), 'ENOTFOUND')
+  assert.equal(await rig.read(gateway4, 1080), 'ECONNRESET')
+  assert.equal(await rig.read(gateway4, 1443), 'ECONNRESET')
+})
+
 test('ports are published once the policy is in force, privileged ones too, and a taken one changes nothing', async t => {
   const rig = await Rig.build(t)
   await rig.serve(t, `net.createServer(socket => socket.end('inside')).listen(7777, '${sandbox4}', () => console.log('up'))`)
@@ -290,10 +300,10 @@ class Rig {
   }
 
   /** Has sandbox `sbx_a` ask for the address of a name; answers it, or the error's code. */
-  async ask (name: string): Promise<string> {
+  async ask (name: string, port = 53): Promise<string> {
     const program = 'const resolver = new dns.promises.Resolver(); resolver.setLocalAddress(process.argv[1]); resolver.setServers([process.argv[2]]); ' +
       'resolver.resolve4(process.argv[3]).then(String, error => error.code).then(console.log)'
-    return (await this.inside(process.execPath, '-e', program, sandbox4, gateway4, name)).trim()
+    return (await this.inside(process.execPath, '-e', program, sandbox4, `${gateway4}:${port}`, name)).trim()
   }
 
   /** Waits until so many packets have become decisions. */

@@ -44,6 +44,11 @@ export interface NetworkServerSettings {
   version: string
   gateway4: string
   gateway6: string
+  /**
+   * Where at the gateways the packet filter has questions, HTTP and TLS come; 53, 80 and 443 when absent. Whoever listens there at every
+   * address of the host leaves the gateways' own ports to nobody.
+   */
+  ports?: { dns: number, http: number, tls: number }
   /** Addresses that no sandbox may reach, as networks: the pools of sandboxes themselves. */
   pool4: string
   pool6: string
