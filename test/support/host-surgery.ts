@@ -11,8 +11,8 @@ const run = promisify(execFile)
 const patienceMs = 60_000
 
 /** Looks until it is so. */
-export async function eventually (isSo: () => Promise<boolean> | boolean, what: string): Promise<void> {
-  const until = Date.now() + patienceMs
+export async function eventually (isSo: () => Promise<boolean> | boolean, what: string, withinMs = patienceMs): Promise<void> {
+  const until = Date.now() + withinMs
   while (!await isSo()) {
     if (Date.now() > until) throw new Error(`it never came true: ${what}`)
     await delay(50)

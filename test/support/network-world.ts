@@ -10,8 +10,14 @@ import assert from 'node:assert/strict'
 import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { promisify } from 'node:util'
+import type { NetworkRequest } from '../../src/schemas/network.ts'
+import type { Sandbox, SandboxCreate } from '../../src/schemas/sandbox.ts'
+import type { HeldNetwork } from '../../src/services/network/network-manager.ts'
+import { recordPath } from './host-surgery.ts'
+import { makeProbeImage, ProbeClient, probeEntrypoint } from './probe-client.ts'
 import { berth, TestDaemon, type Teardown } from './test-daemon.ts'
 
 const run = promisify(execFile)
@@ -27,10 +33,14 @@ export const outside = Object.freeze({
   dns4: '203.0.113.53',
   /** A name server that nobody configured. */
   foreignDns4: '203.0.113.54',
+  foreignDns6: '2001:db8:1::54',
   private4: '10.99.0.1',
   private6: 'fd99::1',
   metadata4: '169.254.169.254',
+  metadata6: 'fd00:ec2::254',
 })
+
+const [pool4, pool6] = ['10.200.0.0/16', 'fd00:a1b2::/64']
 
 export const worldHost = Object.freeze({ ipv4: '198.51.100.2', ipv6: '2001:db8:ff::2' })
 
@@ -41,15 +51,42 @@ export const names: Readonly<Record<string, readonly string[]>> = Object.freeze(
   // On the address of an allowed name, as on a shared front.
   'forbidden.test': [outside.web4, outside.web6],
   'other.test': [outside.other4, outside.other6],
+  'git.test': [outside.web4, outside.web6],
+  'a.wild.test': [outside.web4, outside.web6],
+  'b.a.wild.test': [outside.web4, outside.web6],
+  'wild.test': [outside.web4, outside.web6],
   'rebound.test': [outside.private4],
+  'inside.test': [outside.private4],
   'metadata.test': [outside.metadata4],
   'host.test': [worldHost.ipv4],
 })
 
+/** Both ends of a sandbox's link. */
+export interface SandboxLink {
+  netns: string
+  /** The host's end. */
+  device: string
+  mac: string
+  gatewayMac: string
+}
+
+/** A sandbox that does what a test asks it. */
+export interface ProbedSandbox {
+  id: string
+  daemon: TestDaemon
+  probe: ProbeClient
+  ipv4: string
+  ipv6: string
+}
+
 export class NetworkWorld {
   readonly hostNs: string
   readonly outsideNs: string
+  /** What has been started in the world last ends first. */
+  readonly #ends: Array<() => Promise<void>> = []
+  readonly #t: Teardown = { after: end => { this.#ends.unshift(end) } }
   #servers: ChildProcess | undefined
+  #image: string | undefined
   readonly #lines: string[] = []
 
   private constructor (tag: string) {
@@ -66,13 +103,54 @@ export class NetworkWorld {
   }
 
   /** A daemon whose host is this world. */
-  async daemon (t: Teardown, options: { env?: Record<string, string>, args?: string[] } = {}): Promise<TestDaemon> {
-    return await TestDaemon.start(t, {
+  async daemon (options: { env?: Record<string, string>, args?: string[] } = {}): Promise<TestDaemon> {
+    return await TestDaemon.start(this.#t, {
       command: [...this.#enter(this.hostNs), berth, 'serve'],
       isRemote: true,
       args: ['--configure-host', ...options.args ?? []],
       env: { BERTH_NETWORK_RESOLVERS: outside.dns4, BERTH_NETWORK_POOL_SIZE: '2', ...options.env },
     })
+  }
+
+  /** A probe in the host's place, or outside. */
+  probe (where: 'host' | 'outside'): ProbeClient {
+    return ProbeClient.inNamespace(this.#t, where === 'host' ? this.hostNs : this.outsideNs)
+  }
+
+  /** A sandbox whose program is a probe. */
+  async sandbox (daemon: TestDaemon, network: NetworkRequest, more: Partial<SandboxCreate> = {}): Promise<ProbedSandbox> {
+    const created = await daemon.create({ image: this.image, entrypoint: [...probeEntrypoint], network, ...more })
+    return await this.probed(daemon, created)
+  }
+
+  /** A probe's sandbox that runs. */
+  async probed (daemon: TestDaemon, { id, network: { ipv4 = '', ipv6 = '' } }: Sandbox): Promise<ProbedSandbox> {
+    const probe = ProbeClient.inSandbox(this.#t, ipv4, this.hostNs)
+    await probe.ask('ping')
+    return { id, daemon, probe, ipv4, ipv6 }
+  }
+
+  /** What the record of a sandbox says of its network. */
+  async heldBy ({ daemon, id }: Pick<ProbedSandbox, 'daemon' | 'id'>): Promise<HeldNetwork> {
+    return (JSON.parse(await readFile(recordPath(daemon, id), 'utf8')) as { heldNetwork: HeldNetwork }).heldNetwork
+  }
+
+  /** What the name of its namespace, `berth-<tag>-<slot>`, says of a sandbox's link. */
+  async linkOf (sandbox: Pick<ProbedSandbox, 'daemon' | 'id'>): Promise<SandboxLink> {
+    const { netnsPath } = await this.heldBy(sandbox)
+    const [, netns = '', tag = '', slot = ''] = /\/(berth-(\w+)-(\w+))$/.exec(netnsPath) ?? []
+    return { netns, device: `bv${tag}${slot}`, mac: `02:00:00:00:${slot.slice(0, 2)}:${slot.slice(2)}`, gatewayMac: '02:00:00:ff:ff:01' }
+  }
+
+  /** Puts frames on a sandbox's link, as somebody does who has taken over the sandbox's own kernel. */
+  async sendFrames ({ netns }: SandboxLink, frames: string[]): Promise<void> {
+    await this.#in(netns, [node, new URL('./frame-sender.ts', import.meta.url).pathname, 'eth0', ...frames])
+  }
+
+  /** An image with a probe in it. */
+  get image (): string {
+    this.#image ??= `dir:${makeProbeImage(this.#t)}`
+    return this.#image
   }
 
   /** Runs a program in the host's namespace. */
@@ -106,6 +184,9 @@ export class NetworkWorld {
       'link set downlink up',
       `address add ${outside.router4}/24 dev downlink`,
       'address add 2001:db8:ff::1/64 dev downlink nodad',
+      // Whoever knows where sandboxes are may try to get in.
+      `route add ${pool4} via ${worldHost.ipv4}`,
+      `route add ${pool6} via ${worldHost.ipv6}`,
       ...Object.values(outside).filter(address => address !== outside.router4).map(address => `address add ${address}/${address.includes(':') ? 128 : 32} dev lo`),
     ])
     await this.#ip(hostNs, [`route add default via ${outside.router4}`, 'route add default via 2001:db8:ff::1'])
@@ -122,6 +203,13 @@ export class NetworkWorld {
   }
 
   async #end (): Promise<void> {
+    const failures: unknown[] = []
+    for (const end of this.#ends) await end().catch((error: unknown) => failures.push(error))
+    await this.#remove()
+    if (failures.length > 0) throw failures[0]
+  }
+
+  async #remove (): Promise<void> {
     const servers = this.#servers
     if (servers && servers.exitCode === null) {
       const exited = once(servers, 'exit')

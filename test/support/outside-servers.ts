@@ -3,6 +3,7 @@
  * Writes `ready`, then a line for all that reaches one. On each address:
  *
  *     tcp 22, 5432   a banner, then an echo
+ *     tcp 9          takes what comes for half a second, then says how many bytes that were
  *     udp 7          an echo; 9000: after one packet a packet every 20 ms for 30 s
  *     tcp 80         HTTP: /hello, /stream (without end), /echo (the body), everything else 404
  *     tcp 443        the same over TLS, for every name
@@ -56,6 +57,17 @@ function echo (): Server {
   })
 }
 
+const sinkMs = 500
+
+function sink (): Server {
+  return createServer(socket => {
+    let received = 0
+    socket.on('error', () => {})
+    socket.on('data', data => { received += data.length })
+    setTimeout(() => { if (!socket.destroyed) socket.write(String(received)) }, sinkMs)
+  })
+}
+
 function answerQuestion (query: dns.DecodedPacket): dns.Packet {
   const [question] = query.questions ?? []
   const name = question?.name.toLowerCase() ?? ''
@@ -87,6 +99,7 @@ async function serveDatagrams (address: string, port: number, onMessage: (messag
 const certificate = makeCertificate()
 for (const address of Object.values(outside)) {
   for (const port of [22, 5432]) await listen(echo(), address, port)
+  await listen(sink(), address, 9)
   await listen(createHttpServer(answer), address, 80)
   await listen(createHttpsServer({
     ...certificate,
@@ -105,7 +118,10 @@ for (const address of Object.values(outside)) {
     })
   }), address, 53)
   await serveDatagrams(address, 53, (message, reply) => reply(dns.encode(answerQuestion(dns.decode(message)))))
-  await serveDatagrams(address, 7, (message, reply) => reply(message))
+  await serveDatagrams(address, 7, (message, reply) => {
+    say(`text ${message.toString()}`)
+    reply(message)
+  })
   await serveDatagrams(address, 9000, (_message, reply) => {
     const timer = setInterval(() => reply(Buffer.from('more\n')), 20)
     setTimeout(() => clearInterval(timer), 30_000)
