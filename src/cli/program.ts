@@ -14,6 +14,7 @@ import { BrokenPipeError, Output } from './output.ts'
 import { addRunCommands } from './run-command.ts'
 import { ownErrorCode } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
+import { addTokenCommands } from './token-commands.ts'
 
 // 128 + SIGPIPE: what a program has that writes on into a pipe nobody reads.
 const brokenPipeCode = 141
@@ -71,6 +72,7 @@ export function buildProgram (context: CliContext, parts: { output?: Output, out
   addLogCommands(program, shell, act)
   addNetworkCommands(program, shell, act)
   addLifecycleCommands(program, shell, act)
+  addTokenCommands(program, shell, act)
   addImageCommands(program.commandsGroup('Images:'), shell, act)
   addServeCommand(program.commandsGroup('Host:'), context, act)
   addHostCommands(program, shell, act)
