@@ -2,11 +2,11 @@
 import dnsPacket, { type DecodedPacket, type Packet } from 'dns-packet'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { connect, createServer, type Socket } from 'node:net'
+import { connect, createServer, isIPv6, type Socket } from 'node:net'
 
 /** What a client talks from and to. */
 export interface DnsClientOptions {
-  /** Its own address, of 127.0.0.0/8. */
+  /** Its own address, of 127.0.0.0/8, or ::1. */
   from: string
   server: { address: string, port: number }
 }
@@ -19,9 +19,11 @@ export function queryOf (name: string, type: string, { ednsBytes, ...packet }: P
   return dnsPacket.encode({ type: 'query', id: 0x1234, flags: dnsPacket.RECURSION_DESIRED, questions: [{ name, type }], additionals, ...packet } as Packet)
 }
 
-/** Sends datagrams from one socket; the first `count` answers, fewer when they do not come in time. */
-export async function datagrams ({ from, server }: DnsClientOptions, queries: readonly Buffer[], count = queries.length, waitMs = patienceMs): Promise<Buffer[]> {
-  const socket = createSocket('udp4').bind(0, from)
+/** Sends datagrams from one socket; so many answers, or those up to a last one, fewer when they do not come in time. */
+export async function datagrams (
+  { from, server }: DnsClientOptions, queries: readonly Buffer[], until: number | ((answer: Buffer) => boolean) = queries.length, waitMs = patienceMs
+): Promise<Buffer[]> {
+  const socket = createSocket(isIPv6(from) ? 'udp6' : 'udp4').bind(0, from)
   const answers: Buffer[] = []
   const { promise, resolve } = Promise.withResolvers<void>()
   const timer = setTimeout(resolve, waitMs)
@@ -29,7 +31,7 @@ export async function datagrams ({ from, server }: DnsClientOptions, queries: re
     await once(socket, 'listening')
     socket.on('message', bytes => {
       answers.push(bytes)
-      if (answers.length === count) resolve()
+      if (typeof until === 'number' ? answers.length === until : until(bytes)) resolve()
     })
     for (const query of queries) socket.send(query, server.port, server.address)
     await promise
@@ -70,11 +72,12 @@ export async function messagesOver (socket: Socket, bytes: Buffer, count: number
     }
     if (answers.length >= count) resolve()
   }
-  socket.on('data', onData).on('close', resolve).on('error', () => resolve())
+  socket.on('data', onData).on('close', resolve).on('error', () => resolve()).resume()
   socket.write(bytes)
   await promise
   clearTimeout(timer)
-  socket.off('data', onData)
+  // What comes later waits for the next call.
+  socket.off('data', onData).pause()
   return answers
 }
 

@@ -34,7 +34,7 @@ export class DnsForwarderFixture {
     const fixture = new DnsForwarderFixture(await DnsAuthority.start(t), server)
     const failures: string[] = []
     const logger = pino({ level: 'warn' }, { write: (line: string) => { failures.push(line) } })
-    const resolver = new NameResolver({ servers: () => [fixture.authority.server], logger, timeoutMs: 300 })
+    const resolver = new NameResolver({ servers: () => [fixture.authority.server], logger })
     const forwarder = new DnsForwarder({
       resolver,
       policyOf: source => fixture.#policies.get(source),

@@ -2,11 +2,15 @@ import assert from 'node:assert/strict'
 import test from 'node:test'
 import dnsPacket from 'dns-packet'
 import { pino } from 'pino'
-import { classicPayloadBytes, udpPayloadBytes } from '../../../src/services/network/server/dns-message.ts'
+import type { DnsAnswer } from '../../../src/services/network/server/dns-cache.ts'
+import { classicPayloadBytes, dnsTypes, udpPayloadBytes } from '../../../src/services/network/server/dns-message.ts'
+import { nameFromText } from '../../../src/services/network/server/dns-name.ts'
 import { NameResolver } from '../../../src/services/network/server/name-resolver.ts'
 import { DnsAuthority } from '../../support/dns-authority.ts'
 import { connection, datagrams, decoded, framedQuery, messagesOver, queryOf } from '../../support/dns-client.ts'
 import { DnsForwarderFixture } from '../../support/dns-forwarder-fixture.ts'
+
+const soundId = 0xfffe
 
 /** The same numbers in each run: what it finds can be found again. */
 function numbersFrom (seed: number): (below: number) => number {
@@ -36,28 +40,37 @@ const seeds = [
   queryOf('x.test', 'A', { answers: [{ name: 'x.test', type: 'CNAME', data: 'y.test' }], authorities: [{ name: 'x.test', type: 'MX', data: { exchange: 'y.test' } }] }),
 ]
 
+/** 200 addresses for every name, at once. */
+const generous = {
+  query: async ({ name, type }: { name: string, type: number }): Promise<DnsAnswer> => {
+    const record = { name: nameFromText(name), type, class: 1, ttl: 5, data: Buffer.from(type === dnsTypes.AAAA ? '20010db8000000000000000000000007' : 'cb00710a', 'hex') }
+    return { code: 0, answers: Array(200).fill(record), authorities: [] }
+  },
+}
+
 test('no query, however broken, stops the name server or makes it say more than a datagram holds', async t => {
-  const fixture = await DnsForwarderFixture.start(t, { limits: { questionsPerSecond: 1e9 } })
-  fixture.authority.name('large.test', Array.from({ length: 200 }, (_, i) => `203.0.113.${i}`))
+  const fixture = await DnsForwarderFixture.start(t, { resolver: generous, limits: { questionsPerSecond: 1e9 } })
   const client = fixture.sandbox('internet', { hasGateway: true })
   const number = numbersFrom(4)
   let answered = 0
-  for (let round = 0; round < 40; round++) {
+  for (let round = 0; round < 80; round++) {
     const queries = Array.from({ length: 50 }, () => mutated(seeds, number))
-    // The last one is sound: when its answer is there, so are those of the others that have one at once.
-    const answers = await datagrams(client, [...queries, queryOf('large.test', 'A', { id: 0xfffe })], 51, 20)
+    // The last one is sound: when its answer is there, so are those of the others.
+    const answers = await datagrams(client, [...queries, queryOf('large.test', 'A', { id: soundId })], answer => answer.readUInt16BE(0) === soundId)
+    const last = answers.at(-1)
+    assert.ok(last !== undefined && last.readUInt16BE(0) === soundId && decoded(last).flag_tc)
     for (const answer of answers) {
       assert.ok(answer.length <= udpPayloadBytes && (answer.readUInt16BE(2) & 0x8000) !== 0)
+      // Without an OPT record of its own the query had none, or none that could be read.
       if (answer.readUInt16BE(10) === 0) assert.ok(answer.length <= classicPayloadBytes)
     }
     answered += answers.length
   }
-  assert.ok(answered > 1_000, `${answered} answers`)
-  assert.equal((await fixture.ask(client, 'large.test', 'A', 65_535)).code, 'NOERROR')
+  assert.ok(answered > 3_000, `${answered} answers`)
 })
 
 test('no bytes on a connection stop it for others', async t => {
-  const fixture = await DnsForwarderFixture.start(t, { limits: { questionsPerSecond: 1e9, connections: 1e9 } })
+  const fixture = await DnsForwarderFixture.start(t, { limits: { questionsPerSecond: 1e9, inFlight: 1e9, connections: 1e9 } })
   fixture.authority.name('a.test', ['203.0.113.10'])
   const client = fixture.sandbox('internet')
   const number = numbersFrom(7)
