@@ -70,7 +70,7 @@ test('a request goes on as it came, and so does its answer', async t => {
   const world = await build(t)
   const seen: string[] = []
   await world.place('203.0.113.10', 80, rawServer(/\r\n\r\n/, 'HTTP/1.1 299 Fine Enough\r\nX-b: 1\r\nx-A: \xe9\r\nX-b: 2\r\nKeep-Alive: timeout=1\r\nContent-Length: 2\r\n\r\nok', seen))
-  const request = 'GET /%7e?q=1#f HTTP/1.1\r\nhOst: a.example\r\nX-z: 1\r\nx-Y: \xe9\r\nX-Z: 2\r\nX-Secret: 1\r\nProxy-Connection: close\r\nConnection: x-secret, close\r\nUpgrade: h2c\r\n\r\n'
+  const request = 'GET /%7e?q=1#f HTTP/1.1\r\nhOst: a.example\r\nX-z: 1\r\nx-Y: \xe9\r\nX-Z: 2\r\nX-Secret: 1\r\nProxy-Connection: close\r\nConnection: x-secret, host, close\r\nUpgrade: h2c\r\n\r\n'
   const answer = await say(world, request)
   assert.deepEqual(seen, ['GET /%7e?q=1#f HTTP/1.1\r\nhOst: a.example\r\nX-z: 1\r\nx-Y: \xe9\r\nX-Z: 2\r\nConnection: close\r\n\r\n'])
   assert.equal(answer, 'ended HTTP/1.1 299 Fine Enough\r\nX-b: 1\r\nx-A: \xe9\r\nX-b: 2\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok')
@@ -264,6 +264,24 @@ test('an answer that breaks off is broken off inside', async t => {
     socket.write('HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf', () => setTimeout(() => socket.resetAndDestroy(), 20))
   })))
   assert.equal(await say(world, 'GET / HTTP/1.1\r\nHost: a.example\r\n\r\n'), 'ECONNRESET')
+})
+
+test('answers that no one can make sense of are 502', async t => {
+  const world = await build(t)
+  const answers = [
+    'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n',
+    'HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n',
+    'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+    'HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n',
+    `HTTP/1.1 200 OK\r\nX: ${'x'.repeat(70_000)}\r\n\r\n`,
+    'nonsense\r\n\r\n',
+  ]
+  for (const [index, answer] of answers.entries()) {
+    world.names['a.example'] = [`203.0.113.${20 + index}`]
+    await world.place(`203.0.113.${20 + index}`, 80, rawServer(/\r\n\r\n/, answer))
+    assert.match(await say(world, 'GET / HTTP/1.1\r\nHost: a.example\r\n\r\n'), /^ended HTTP\/1\.1 502 .*a\.example could not be reached/s, answer.slice(0, 80))
+  }
+  assert.equal(world.decisions.length, answers.length)
 })
 
 test('a kept connection that the server ends between requests is made again', async t => {

@@ -150,6 +150,7 @@ async function forward ({ client, agent, request, response, use, ruling, by, con
     use.address = await connected
     agent.addresses.set(upstream, use.address)
     if (!client.mayGoOn(use)) {
+      client.record(target, { action: 'denied', reason: 'no_rule' }, use.address)
       cut(upstream)
       client.cut()
     }

@@ -3,7 +3,7 @@ import { Agent, type ClientRequest, type ClientRequestArgs, type IncomingMessage
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { requestHead, responseHead, trailerPairs } from './http-heads.ts'
-import { join } from './socket-pair.ts'
+import { cut, join } from './socket-pair.ts'
 
 const maximumHeadBytes = 64 * 1024
 
@@ -80,6 +80,15 @@ export async function forwardRequest (options: ForwardOptions): Promise<ForwardO
       return
     }
     upstreamRequest.maxHeadersCount = 0
+    /** What a server sends must not end the process, whatever Node thinks of it. */
+    const guarded = <Arguments extends unknown[]>(work: (...args: Arguments) => void) => (...args: Arguments): void => {
+      try {
+        work(...args)
+      } catch (error) {
+        upstreamRequest.destroy()
+        resolve(response.headersSent ? { state: 'broken' } : { state: 'failed', error })
+      }
+    }
     upstreamRequest.once('socket', options.onUpstream)
     upstreamRequest.on('error', error => {
       // A kept connection may end just when it is used: to the client it is as if its own had, and it knows whether it may ask again.
@@ -90,24 +99,28 @@ export async function forwardRequest (options: ForwardOptions): Promise<ForwardO
       resolve({ state: 'done' })
     })
     upstreamRequest.on('continue', () => response.writeContinue())
-    upstreamRequest.on('information', ({ statusCode, rawHeaders }) => {
+    upstreamRequest.on('information', guarded(({ statusCode, rawHeaders }) => {
       // Node has told of 100 already; who asked in HTTP/1.0 would take it for the answer.
       if (statusCode === 100 || request.httpVersion === '1.0') return
       response.writeInformation(statusCode, rawHeaders)
-    })
-    upstreamRequest.on('response', answer => returnAnswer(answer, { request, response, upstreamRequest, resolve }))
-    upstreamRequest.on('upgrade', (answer, upstream: Socket, rest) => {
+    }))
+    upstreamRequest.on('response', guarded(answer => returnAnswer(answer, { request, response, upstreamRequest, resolve, guarded })))
+    upstreamRequest.on('upgrade', guarded((answer, upstream: Socket, rest) => {
       const near = request.socket
+      if (head === undefined || near.destroyed) {
+        cut(upstream)
+        throw new Error('a change of protocol that nobody asked for')
+      }
       response.detachSocket(near)
       const lines = [`HTTP/1.1 101 ${answer.statusMessage ?? ''}`]
       for (let at = 0; at < answer.rawHeaders.length; at += 2) lines.push(`${answer.rawHeaders[at]}: ${answer.rawHeaders[at + 1]}`)
       near.write(`${lines.join('\r\n')}\r\n\r\n`, 'latin1')
       if (rest.length > 0) near.write(rest)
-      if (head !== undefined && head.length > 0) upstream.write(head)
+      if (head.length > 0) upstream.write(head)
       join(near, upstream, { hasReceiver: false })
       near.once('close', () => resolve({ state: 'done' }))
-    })
-    sendBody(request, upstreamRequest)
+    }))
+    sendBody(request, upstreamRequest, guarded)
     // A client that has ended its side may have left, or may wait: the server is told the same, and decides.
     const passEnd = (): void => { if (request.socket.readableEnded && upstreamRequest.writableFinished) upstreamRequest.socket?.end() }
     request.socket.on('end', passEnd)
@@ -115,13 +128,15 @@ export async function forwardRequest (options: ForwardOptions): Promise<ForwardO
   })
 }
 
-function sendBody (request: IncomingMessage, upstreamRequest: ClientRequest): void {
+type Guard = <Arguments extends unknown[]>(work: (...args: Arguments) => void) => (...args: Arguments) => void
+
+function sendBody (request: IncomingMessage, upstreamRequest: ClientRequest, guarded: Guard): void {
   request.pipe(upstreamRequest, { end: false })
-  request.once('end', () => {
+  request.once('end', guarded(() => {
     const trailers = trailerPairs(request.rawTrailers)
     if (trailers.length > 0) upstreamRequest.addTrailers(trailers)
     upstreamRequest.end()
-  })
+  }))
   // A body that the server waits for may come late; its head does not.
   setImmediate(() => { if (!upstreamRequest.destroyed && !upstreamRequest.writableEnded) upstreamRequest.flushHeaders() })
 }
@@ -131,9 +146,10 @@ interface Exchange {
   response: ServerResponse
   upstreamRequest: ClientRequest
   resolve: (outcome: ForwardOutcome) => void
+  guarded: Guard
 }
 
-function returnAnswer (answer: IncomingMessage, { request, response, upstreamRequest, resolve }: Exchange): void {
+function returnAnswer (answer: IncomingMessage, { request, response, upstreamRequest, resolve, guarded }: Exchange): void {
   const head = responseHead(answer, request.httpVersion !== '1.0')
   if (head === undefined || answer.statusCode === undefined) {
     upstreamRequest.destroy()
@@ -141,21 +157,15 @@ function returnAnswer (answer: IncomingMessage, { request, response, upstreamReq
     return
   }
   response.sendDate = false
-  try {
-    response.writeHead(answer.statusCode, answer.statusMessage, head.headers)
-  } catch (error) {
-    upstreamRequest.destroy()
-    resolve({ state: 'failed', error })
-    return
-  }
+  response.writeHead(answer.statusCode, answer.statusMessage, head.headers)
   answer.pipe(response, { end: false })
-  answer.once('end', () => {
+  answer.once('end', guarded(() => {
     // What is left of the request is nobody's, and must not be taken for another one.
     if (!request.complete) response.once('finish', () => request.socket.destroySoon())
     if (!upstreamRequest.writableFinished) upstreamRequest.destroy()
     if (head.isChunked) response.addTrailers(trailerPairs(answer.rawTrailers))
     response.end()
-  })
+  }))
   answer.on('error', () => {})
   answer.once('close', () => { if (!answer.complete) resolve({ state: 'broken' }) })
   setImmediate(() => { if (!response.destroyed && !response.writableEnded) response.flushHeaders() })

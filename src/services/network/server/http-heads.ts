@@ -12,7 +12,7 @@ const hopByHop: ReadonlySet<string> = new Set(['connection', 'keep-alive', 'prox
 const neverDropped: ReadonlySet<string> = new Set(['host', 'content-length', 'cache-control', 'authorization'])
 const neverInTrailers: ReadonlySet<string> = new Set(['host', 'content-length', 'transfer-encoding', 'trailer', 'connection', 'content-type', 'content-encoding', 'authorization', 'cookie', 'set-cookie'])
 
-export const headerPairs = (raw: readonly string[]): [name: string, value: string][] =>
+const headerPairs = (raw: readonly string[]): [name: string, value: string][] =>
   Array.from({ length: raw.length >> 1 }, (_, index) => [raw[2 * index] ?? '', raw[2 * index + 1] ?? ''])
 
 const valuesOf = (raw: readonly string[], name: string): string[] => headerPairs(raw).filter(([key]) => key.toLowerCase() === name).map(([, value]) => value)

@@ -46,7 +46,10 @@ export async function carryTls (client: EgressClient, options: TlsEgressOptions)
     const { socket: upstream, connected } = client.dial({ ...route, timeoutMs: options.connectTimeoutMs, receiver: client.socket })
     use.upstream = upstream
     address = use.address = await connected
-    if (!client.mayGoOn(use)) return client.cut()
+    if (!client.mayGoOn(use)) {
+      client.record(target, { action: 'denied', reason: 'no_rule' }, address)
+      return client.cut()
+    }
     client.record(target, ruling, address)
     upstream.write(bytes)
     join(client.socket, upstream, { hasReceiver: true })
