@@ -1,6 +1,6 @@
 /** Everything that a daemon's sandboxes hold on a host, as sentences; for assertions that nothing of it is left. */
 import { execFile } from 'node:child_process'
-import { readdir } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { tagOf } from '../../src/services/network/network-plan.ts'
@@ -22,7 +22,7 @@ export interface RemainsOwner {
  * The daemon's own process does not count.
  */
 export async function findRemains (owner: RemainsOwner): Promise<string[]> {
-  const except = owner.except ?? []
+  const except = [...owner.except ?? [], ...await Promise.all((owner.except ?? []).map(id => deviceOf(owner.stateDir, id)))]
   const found = await Promise.all([
     findLeftovers(owner).then(lines => lines.filter(line => !isDaemon(line))),
     findRules(owner.hostId),
@@ -70,4 +70,10 @@ async function findSandboxFiles (sandboxesDir: string): Promise<string[]> {
 
 async function findFiles (dir: string): Promise<string[]> {
   return await readdir(dir).catch(() => [])
+}
+
+/** The host's end of a sandbox's link, by its record. */
+async function deviceOf (stateDir: string, id: string): Promise<string> {
+  const { heldNetwork } = JSON.parse(await readFile(join(stateDir, 'sandboxes', id, 'sandbox.json'), 'utf8')) as { heldNetwork?: { netnsPath: string } }
+  return heldNetwork?.netnsPath.replace(/^.*berth-(.*)-(.*)$/, 'bv$1$2') ?? 'no device'
 }
