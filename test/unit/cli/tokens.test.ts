@@ -17,10 +17,12 @@ test('token create prints the token alone, and asks for what was said', async t 
 test('token list says when each ends, and token revoke ends some', async t => {
   const now = Date.now()
   const fake = await startFakeDaemon(t, {
-    [`GET /v1/sandboxes/${id}/tokens`]: () => ({ items: [
-      { id: tokenId, name: 'agent', createdAt: new Date(now - 300_000).toISOString(), expiresAt: new Date(now + 7_300_000).toISOString() },
-      { id: `tok_${'1'.repeat(20)}`, name: 'for ever', createdAt: new Date(now - 300_000).toISOString() },
-    ] }),
+    [`GET /v1/sandboxes/${id}/tokens`]: () => ({
+      items: [
+        { id: tokenId, name: 'agent', createdAt: new Date(now - 300_000).toISOString(), expiresAt: new Date(now + 7_300_000).toISOString() },
+        { id: `tok_${'1'.repeat(20)}`, name: 'for ever', createdAt: new Date(now - 300_000).toISOString() },
+      ]
+    }),
     [`DELETE /v1/sandboxes/${id}/tokens/${tokenId}`]: (_call, response) => void response.writeHead(204).end(),
     [`DELETE /v1/sandboxes/${id}/tokens/nope`]: (_call, response) => refuse(response, 404, 'not_found', 'token_not_found', 'the sandbox has no token with this id'),
   })
