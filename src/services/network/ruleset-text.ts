@@ -4,9 +4,9 @@
  *     sandbox ─▶ source (prerouting, raw)    is it the sandbox's own address?
  *             ─▶ to_gateway (prerouting, nat) DNS, and the proxy's ports, go to the gateway
  *             ├▶ input                       the gateway's services, answers to the host, nothing else
- *             └▶ forward ─▶ leaving ─▶ egress map ─▶ out_… ─▶ admit
- *     outside ─▶ forward ─▶ coming  ─▶ replies map ─▶ back_…          answers to what it began
- *                                   ─▶ published                      what began outside
+ *             └▶ forward_out ─▶ leaving ─▶ egress map ─▶ out_… ─▶ admit
+ *     outside ─▶ forward_in  ─▶ coming  ─▶ replies map ─▶ back_…      answers to what it began
+ *                                       ─▶ coming_published           what began outside
  *
  * Every chain at a hook begins by letting go what is not of our link group, so no packet of others meets another rule.
  * Each packet in either direction is checked, not only the first of a flow: a policy that changes cuts what runs.
@@ -45,8 +45,11 @@ const maximumGatewayConnections = 2048
 const newPerSecond = 200
 const newBurst = 500
 const pingsPerSecond = 50
-/** How long a flow to an address that a name stood for may be silent: what routers on the way grant at most. */
-const silentFlowTime = '1h'
+/**
+ * How long flows to an address that a name stood for go on after the last of them began. Packets of a flow do not prolong it: one that
+ * is under way while the address is closed would open it again.
+ */
+const heldTime = '48h'
 /** The link groups of all daemons begin with this byte: network-plan.ts. */
 const anyDaemonsGroup = 'and 0xff000000 == 0x42000000'
 
@@ -98,16 +101,16 @@ function setsText (plan: NetworkPlan): string[] {
         `set ${list}${digit} { type ${type} . ${type}; flags interval; }`,
         `set ${list}_port${digit} { type ${type} . ${type} . inet_service; flags interval; }`,
       ]),
-      // opened: new flows, for as long as the name's answer lives; held: flows that began by one, for as long as they are used.
+      // opened: new flows, for as long as the name's answer lives; held: flows that began by one.
       `set opened${digit} { type ${type} . ${type} . inet_service; size 65536; flags timeout; }`,
-      `set held${digit} { type ${type} . ${type} . inet_service; size 65536; flags dynamic,timeout; timeout ${silentFlowTime}; }`,
+      `set held${digit} { type ${type} . ${type} . inet_service; size 65536; flags dynamic,timeout; timeout ${heldTime}; }`,
       `set published${digit} { type ${type} . inet_proto . inet_service; }`,
       `map host_ports${digit} { type inet_proto . inet_service : ${type} . inet_service; }`,
     ]),
   ]
 }
 
-/** For each reason: note_… counts and logs, refuse_… also answers. */
+/** For each reason: note_… counts and logs, drop_… leaves it at that, refuse_… also answers. */
 function refusals ({ group, nflogGroup }: NetworkPlan): string[] {
   const log = ({ prefix }: DenyReason, name: string): string =>
     `update @log_budget { ${name} limit rate ${loggedPerSecond}/second burst ${loggedBurst} packets } log prefix "${prefix}" group ${nflogGroup} snaplen ${loggedBytes}`
@@ -125,6 +128,7 @@ function refusals ({ group, nflogGroup }: NetworkPlan): string[] {
         `iifgroup ${group} ${log(reason, 'iifname')}`,
         `iifgroup != ${group} ${log(reason, 'oifname')}`,
       ]),
+      ...chain(`drop_${reason.reason}`, [`jump note_${reason.reason}`, 'drop']),
       ...chain(`refuse_${reason.reason}`, [`jump note_${reason.reason}`, 'goto answer']),
     ]),
   ]
@@ -140,7 +144,6 @@ function admissions (): string[] {
     'accept',
   ]
   return [
-    ...chain('drop_too_many_connections', ['jump note_too_many_connections', 'drop']),
     ...chain('admit', limits('connections', maximumConnections)),
     ...chain('admit_to_gateway', limits('gateway_connections', maximumGatewayConnections)),
   ]
@@ -149,34 +152,34 @@ function admissions (): string[] {
 /** The chains that the maps egress and replies lead to: the same decisions for what leaves and for the answers, with the sides exchanged. */
 function policies (): string[] {
   return [
-    { way: 'out', own: 'saddr', other: 'daddr', port: 'dport', device: 'iifname', pass: 'goto admit' },
-    { way: 'back', own: 'daddr', other: 'saddr', port: 'sport', device: 'oifname', pass: 'accept' },
-  ].flatMap(({ way, own, other, port, device, pass }) => {
-    const refusePrivate = perFamily(({ digit, ip }) => [`${ip} ${other} @private${digit} goto refuse_private_address`])
+    { way: 'out', own: 'saddr', other: 'daddr', port: 'dport', device: 'iifname', pass: 'goto admit', refuse: 'refuse' },
+    // Answers are dropped: a reset to the far side would end the kernel's entry of the flow, and with it the reset that the sandbox gets for what it sends next.
+    { way: 'back', own: 'daddr', other: 'saddr', port: 'sport', device: 'oifname', pass: 'accept', refuse: 'drop' },
+  ].flatMap(({ way, own, other, port, device, pass, refuse }) => {
+    const refusePrivate = perFamily(({ digit, ip }) => [`${ip} ${other} @private${digit} goto ${refuse}_private_address`])
     return [
       ...perFamily(({ digit, ip }) => {
         const pair = `${ip} ${own} . ${ip} ${other}`
         const triple = `${pair} . th ${port}`
-        const hold = `update @held${digit} { ${triple} timeout ${silentFlowTime} } ${pass}`
         return chain(`${way}_lists${digit}`, [
-          `${pair} @deny${digit} goto refuse_rule`,
-          `${tcpOrUdp} ${triple} @deny_port${digit} goto refuse_rule`,
+          `${pair} @deny${digit} goto ${refuse}_rule`,
+          `${tcpOrUdp} ${triple} @deny_port${digit} goto ${refuse}_rule`,
           `${pair} @allow${digit} ${pass}`,
           `${tcpOrUdp} ${triple} @allow_port${digit} ${pass}`,
-          ...way === 'out' ? [`${tcpOrUdp} ct state new ${triple} @opened${digit} ${hold}`] : [],
-          `${tcpOrUdp} ct state established ${triple} @held${digit} ${hold}`,
+          ...way === 'out' ? [`${tcpOrUdp} ct state new ${triple} @opened${digit} update @held${digit} { ${triple} } ${pass}`] : [],
+          `${tcpOrUdp} ct state established ${triple} @held${digit} ${pass}`,
         ])
       }),
       ...chain(`${way}_internet`, [...refusePrivate, pass]),
       ...chain(`${way}_rules`, [
         `meta nfproto vmap { ${families.map(({ digit, nfproto }) => `${nfproto} : jump ${way}_lists${digit}`).join(', ')} }`,
         ...refusePrivate,
-        'goto refuse_no_rule',
+        `goto ${refuse}_no_rule`,
       ]),
       ...chain(`${way}_rules_and_internet`, [
         `meta nfproto vmap { ${families.map(({ digit, nfproto }) => `${nfproto} : jump ${way}_lists${digit}`).join(', ')} }`,
         // What is to go through the proxy does so by redirection: here come QUIC, which would hide the name, and flows from before.
-        `${device} @proxied ${tcpOrUdp} th ${port} { 80, 443 } goto refuse_no_rule`,
+        `${device} @proxied ${tcpOrUdp} th ${port} { 80, 443 } goto ${refuse}_no_rule`,
         `goto ${way}_internet`,
       ]),
     ]
@@ -203,22 +206,28 @@ function forwarding ({ group }: NetworkPlan): string[] {
       ...icmpErrors.map(errors => `ct state related ${errors} accept`),
       'ct state related drop',
       'ct direction original goto coming_published',
-      ...perFamily(({ digit, ip }) => [`${ip} saddr @forbidden${digit} goto refuse_forbidden_address`]),
+      ...perFamily(({ digit, ip }) => [`${ip} saddr @forbidden${digit} goto drop_forbidden_address`]),
       'oifname vmap @replies',
-      'goto refuse_egress_none',
+      'goto drop_egress_none',
     ]),
     ...chain('coming_published', [
-      ...perFamily(({ digit, ip }) => [`${ip} saddr @forbidden${digit} goto refuse_unsolicited`]),
+      ...perFamily(({ digit, ip }) => [`${ip} saddr @forbidden${digit} goto drop_unsolicited`]),
       ...published('daddr', 'dport', 'accept'),
       'ct state established goto refuse_unsolicited',
-      'jump note_unsolicited',
-      'drop',
+      // Who looks for open ports learns nothing.
+      'goto drop_unsolicited',
     ]),
-    ...chain('forward', [
+    // Where another daemon's sandbox is meant, the sender's rules come before those of the receiver, and say why.
+    ...chain('forward_out', [
+      'type filter hook forward priority filter - 11; policy accept;',
+      `iifgroup != ${group} accept`,
+      `oifgroup ${group} goto refuse_other_sandbox`,
+      'goto leaving',
+    ]),
+    ...chain('forward_in', [
       'type filter hook forward priority filter - 10; policy accept;',
-      `iifgroup ${group} oifgroup ${group} goto refuse_other_sandbox`,
-      `iifgroup ${group} goto leaving`,
-      `oifgroup ${group} goto coming`,
+      `oifgroup != ${group} accept`,
+      'goto coming',
     ]),
   ]
 }
@@ -234,8 +243,7 @@ function hostChains (plan: NetworkPlan, apiPort: number | undefined): string[] {
       ...perFamily(({ digit, ip }) => [`iifname . ${ip} saddr @source${digit} accept`]),
       // Noise of network stacks that look for routers and neighbours; both are fixed.
       'ip6 saddr { ::, fe80::/10 } drop',
-      'jump note_spoofed_source',
-      'drop',
+      'goto drop_spoofed_source',
     ]),
     ...chain('input', [
       'type filter hook input priority filter - 10; policy accept;',
@@ -262,12 +270,12 @@ function hostChains (plan: NetworkPlan, apiPort: number | undefined): string[] {
     ...chain('arriving', [
       'type filter hook postrouting priority filter - 10; policy accept;',
       `oifgroup != ${group} accept`,
-      'ct status & dnat != dnat accept',
-      'ct direction reply accept',
+      'ct status & dnat == dnat ct direction original goto arriving_published',
+    ]),
+    ...chain('arriving_published', [
       'ct state related accept',
       ...perFamily(({ digit, ip }) => [`${ip} daddr . meta l4proto . th dport @published${digit} accept`]),
-      'jump note_unsolicited',
-      'drop',
+      'goto drop_unsolicited',
     ]),
   ]
 }
@@ -305,6 +313,8 @@ function translations (plan: NetworkPlan): string[] {
     ...chain('translate_out', [
       'type nat hook postrouting priority srcnat; policy accept;',
       ...perFamily(words => [`${words.ip} saddr ${own(words).block} ${words.ip} saddr != ${own(words).gateway} oifgroup != ${group} masquerade`]),
+      // Other hosts have addresses of that network too, and other daemons of this host.
+      ...plan.leasedPool4 === undefined ? [] : [`ip saddr ${plan.leasedPool4} iifgroup ${group} oifgroup != ${group} masquerade`],
     ]),
   ]
 }

@@ -25,7 +25,7 @@ export interface OpenedAddress {
   slot: NetworkSlot
   address: string
   port: number
-  /** New connections are let through for so long; those that run, for as long as they are not silent for an hour. */
+  /** New connections are let through for so long; those that run go on until the address is closed, at most two days. */
   expiresInMs: number
 }
 
@@ -88,15 +88,14 @@ export const openAddress = (plan: NetworkPlan, opened: OpenedAddress): string =>
 export function closeAddresses (plan: NetworkPlan, opened: Iterable<OpenedAddress>): string {
   let text = ''
   for (const address of opened) {
-    const elements = openedElements({ ...address, expiresInMs: Math.max(address.expiresInMs, minimumOpenMs) })
-    // A transaction that deletes what is not there fails; so it is made sure of within the same.
-    text += command(plan, 'add', elements) + command(plan, 'delete', elements)
+    for (const expiresInMs of [0, 1]) {
+      const elements = openedElements({ ...address, expiresInMs })
+      // A transaction that deletes what is not there fails; so it is made sure of within the same.
+      text += command(plan, 'add', elements) + command(plan, 'delete', elements)
+    }
   }
   return text
 }
-
-/** The kernel's clock is coarse, and a time of 0 would mean without end. */
-const minimumOpenMs = 1000
 
 function put (elements: Elements, set: string, key: string, value = ''): void {
   const entries = elements.get(set)
