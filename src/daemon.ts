@@ -12,7 +12,9 @@ import { discoverPrograms, discoverRuntimes } from './host/programs.ts'
 import { removeTrees } from './host/remove.ts'
 import { ResourceStack } from './lib/resource-stack.ts'
 import { hostStopping } from './routes/http-errors.ts'
+import type { DoorOptions } from './routes/door.ts'
 import { GatewayDoor } from './routes/gateway-door.ts'
+import { PreviewGate } from './routes/preview.ts'
 import { RootSocket } from './routes/root-socket.ts'
 import { openEventsDatabase, openNetworkDatabase, openStateDatabase } from './services/database.ts'
 import { EventLog, type NewEvent } from './services/events/event-log.ts'
@@ -34,11 +36,13 @@ import { closedNetwork } from './services/network/network-manager.ts'
 import { createNetworkMetrics } from './services/network/network-metrics.ts'
 import { openNetwork } from './services/network/open-network.ts'
 import { PortLister } from './services/network/port-lister.ts'
+import { PreviewForwarder } from './services/network/preview-forwarder.ts'
 import { SandboxKeeper } from './services/sandboxes/sandbox-keeper.ts'
 import { SandboxManager } from './services/sandboxes/sandbox-manager.ts'
 import { HostPlaces } from './services/sandboxes/sandbox-places.ts'
 import { SandboxReconciler } from './services/sandboxes/sandbox-reconciler.ts'
 import { installInit, sandboxSteps, type SandboxStep } from './services/sandboxes/sandbox-steps.ts'
+import { PreviewSessions } from './services/tokens/preview-sessions.ts'
 import { TicketStore } from './services/tokens/ticket-store.ts'
 import { TokenStore } from './services/tokens/token-store.ts'
 
@@ -152,11 +156,13 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     db: openNetworkDatabase(join(config.stateDir, 'network.db'), logger),
     onError: (error, lost) => logger.error({ err: error, lost }, 'decisions about networks could not be written'),
   }), log => log.close())
+  const gateway = config.networkAddresses === 'gateway' ? await stack.acquire('gateway client', () => openGateway(config, hostId), client => client.close()) : undefined
   const network = await stack.acquire('network', () => openNetwork({
     hostId,
     version,
     pool4: config.networkIpv4Pool,
     pool6: config.networkIpv6Pool,
+    ...(gateway ? { addresses: { source: gateway, pool4: config.gatewayIpv4Pool, dir: places.addressLeasesDir } } : {}),
     poolSize: config.networkPoolSize,
     isReclaiming: config.reclaimAndExit,
     defaultEgress: config.networkEgress,
@@ -191,6 +197,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     onEnded: id => {
       logs.wake(places.sandbox(id).dir)
       void execs.settle(id)
+      forwarder.open.endAllOf(id)
     },
     onRemoved: id => {
       logs.wake(places.sandbox(id).dir)
@@ -210,6 +217,8 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     onError: error => logger.warn({ err: error }, 'counters of the packet filter could not be read'),
   })
   const ports = new PortLister({ execs })
+  const forwarder: PreviewForwarder = new PreviewForwarder({ targets: sandboxes, onActivity: id => sandboxes.noteActivity(id) })
+  stack.defer('previews', () => forwarder.open.close())
   const tickets = new TicketStore()
   const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes })
 
@@ -246,24 +255,32 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   stack.defer('keeper', () => keeper.close())
   if (config.stopSandboxes) stack.defer('running sandboxes', () => stopAll(sandboxes, logger))
 
+  tokens.revokeOrphans(id => sandboxes.all().some(({ record }) => record.id === id && !record.deletedAt))
   const tokenPath = join(config.stateDir, 'admin.token')
   const token = tokens.ensureAdminToken(tokenPath)
   if (token.isNew) logger.info({ tokenPath }, 'an admin token was made')
   const logSources = { sandboxLog: (id: string) => sandboxes.sandboxLog(id), execLog: (id: string, execId: string) => execs.execLog(id, execId) }
-  const rootSocket = new RootSocket({
-    path: config.socketPath,
-    handle: (request, response) => app.routing(request, response),
-    maxHeaderBytes: defaultLimits.headBytes,
-    requestTimeoutMs: defaultLimits.requestTimeoutMs,
-  })
-  const gatewayDoor = new GatewayDoor({
-    handle: (request, response) => app.routing(request, response),
-    isWelcome: address => network.manager.mayReachApi(address),
-    maxHeaderBytes: defaultLimits.headBytes,
-    requestTimeoutMs: defaultLimits.requestTimeoutMs,
-  })
   const closing = new AbortController()
   const forcing = new AbortController()
+  const previews = new PreviewGate({
+    tokens,
+    tickets,
+    sessions: new PreviewSessions({ db, isTokenValid: id => tokens.isValid(id) }),
+    isTrusted: socket => rootSocket.has(socket),
+    previewDomain: config.previewDomain || undefined,
+    forwarder,
+    closing: closing.signal,
+    forcing: forcing.signal,
+    log: logger,
+  })
+  const door: DoorOptions = {
+    handle: (request, response) => app.routing(request, response),
+    maxHeaderBytes: defaultLimits.headBytes,
+    requestTimeoutMs: defaultLimits.requestTimeoutMs,
+    previews,
+  }
+  const rootSocket: RootSocket = new RootSocket({ ...door, path: config.socketPath })
+  const gatewayDoor = new GatewayDoor({ ...door, isWelcome: address => network.manager.mayReachApi(address) })
   const app = buildApp({
     services: { sandboxes, execs, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
     logger,
@@ -271,6 +288,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     isTrusted: socket => rootSocket.has(socket),
     closing: closing.signal,
     forcing: forcing.signal,
+    previews,
   })
   await app.ready()
   await stack.acquire('socket', () => rootSocket.open(), () => rootSocket.close())
@@ -335,6 +353,13 @@ function registrySettings (config: Config): RegistrySettings {
     authFiles: [config.registryAuthFile],
     ...(config.registryCaFile === '' ? {} : { caFile: config.registryCaFile }),
   }
+}
+
+/** gRPC is loaded only where it is used. */
+async function openGateway (config: Config, hostId: string) {
+  const { GatewayClient } = await import('./worker/gateway-client.ts')
+  const { gateway: target, gatewayTokenFile: tokenFile, gatewayCaFile: caFile } = config
+  return await GatewayClient.open({ target, workerId: hostId, tokenFile, ...(caFile === '' ? {} : { caFile }) })
 }
 
 /** Lets requests under way come to their end, within the grace; then those that would not are told to. */

@@ -1,15 +1,10 @@
-import { randomUUID } from 'node:crypto'
-import { createServer, type RequestListener, type Server } from 'node:http'
+import type { Server } from 'node:http'
 import { isIPv6, type Socket } from 'node:net'
-import { answerClientError } from './http-errors.ts'
+import { createDoor, type DoorOptions } from './door.ts'
 
-export interface GatewayDoorOptions {
-  handle: RequestListener
+export interface GatewayDoorOptions extends DoorOptions {
   /** Whether a connection from this address is let in. Its requests need a token all the same. */
   isWelcome: (address: string) => boolean
-  /** URL and headers together. */
-  maxHeaderBytes: number
-  requestTimeoutMs: number
 }
 
 /**
@@ -38,10 +33,8 @@ export class GatewayDoor {
   }
 
   async #listen (host: string, port: number): Promise<void> {
-    const { handle, isWelcome, maxHeaderBytes, requestTimeoutMs } = this.#options
-    const server = createServer({ maxHeaderSize: maxHeaderBytes, requestTimeout: requestTimeoutMs }, handle)
-    server.on('connection', (socket: Socket) => { if (!isWelcome(socket.remoteAddress ?? '')) socket.destroy() })
-    server.on('clientError', (error, socket) => answerClientError(error, socket as Socket, randomUUID))
+    const server = createDoor(this.#options)
+    server.on('connection', (socket: Socket) => { if (!this.#options.isWelcome(socket.remoteAddress ?? '')) socket.destroy() })
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
       server.listen({ host, port, ipv6Only: isIPv6(host) }, resolve)

@@ -1,24 +1,10 @@
-import { randomUUID } from 'node:crypto'
 import { chmod, rm } from 'node:fs/promises'
-import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http'
+import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
-import { answerClientError } from './http-errors.ts'
+import { createDoor, type DoorOptions } from './door.ts'
 
-/** What else than plain requests comes in, and to whom it goes. */
-export interface Doorkeeper {
-  shouldUpgrade: (request: IncomingMessage) => boolean
-  handleUpgrade: (request: IncomingMessage, socket: Duplex, head: Buffer) => void
-  handleContinue: (request: IncomingMessage, response: ServerResponse, handle: RequestListener) => void
-}
-
-export interface RootSocketOptions {
+export interface RootSocketOptions extends DoorOptions {
   path: string
-  handle: RequestListener
-  /** URL and headers together. */
-  maxHeaderBytes: number
-  requestTimeoutMs: number
-  previews?: Doorkeeper
 }
 
 /** The door of root on this host: a unix socket with mode 0600, whose callers need no token. */
@@ -29,20 +15,8 @@ export class RootSocket {
 
   constructor (options: RootSocketOptions) {
     this.#path = options.path
-    const { previews } = options
-    this.#server = createServer({
-      maxHeaderSize: options.maxHeaderBytes,
-      // Bodies are bounded by whoever reads them.
-      requestTimeout: 0,
-      headersTimeout: options.requestTimeoutMs,
-      shouldUpgradeCallback: request => previews?.shouldUpgrade(request) ?? false,
-    }, options.handle)
-    if (previews) {
-      this.#server.on('upgrade', (request, socket, head) => previews.handleUpgrade(request, socket, head))
-      this.#server.on('checkContinue', (request, response) => previews.handleContinue(request, response, options.handle))
-    }
+    this.#server = createDoor(options)
     this.#server.on('connection', socket => this.#connections.add(socket))
-    this.#server.on('clientError', (error, socket) => answerClientError(error, socket as Socket, randomUUID))
   }
 
   /** Whether a connection came in by this door. */

@@ -170,6 +170,11 @@ export class SandboxManager {
     return { host: record.heldNetwork.ipv4 }
   }
 
+  /** Something came in from outside: it is not idle. */
+  noteActivity (id: string): void {
+    this.#sandboxes.get(id)?.clock.beginActivity()()
+  }
+
   async start (id: string): Promise<Sandbox> {
     this.#assertOpen()
     const sandbox = this.#present(id)
