@@ -186,7 +186,9 @@ test('forgetting a sandbox cuts everything of it', async t => {
 })
 
 test('a slow client, a mute one and one that talks nonsense are reset', async t => {
-  const world = await buildEgressWorld(t, { allow: ['*'] }, { helloTimeoutMs: 50 })
+  // Not even an address that is allowed gets what cannot be understood.
+  const world = await buildEgressWorld(t, { allow: ['*', meant.address] }, { helloTimeoutMs: 50 })
+  await world.place(meant.address, 443, net.createServer(socket => socket.end('reached')))
   const mute = world.connect('tls')
   assert.equal(await ending(mute), 'ECONNRESET')
   assert.deepEqual(world.decisions, [])

@@ -266,6 +266,35 @@ test('an answer that breaks off is broken off inside', async t => {
   assert.equal(await say(world, 'GET / HTTP/1.1\r\nHost: a.example\r\n\r\n'), 'ECONNRESET')
 })
 
+test('HTTP/2 in the clear is not changed to', async t => {
+  const world = await build(t)
+  const seen: string[] = []
+  await world.place('203.0.113.10', 80, rawServer(/\r\n\r\n/, 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok', seen))
+  const socket = world.connect('http')
+  socket.write('GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n')
+  assert.match(String(await once(socket, 'data')), /ok$/)
+  assert.deepEqual(seen, ['GET / HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive\r\n\r\n'])
+  socket.write('GET / HTTP/1.1\r\nHost: c.example\r\n\r\n')
+  assert.match(await ending(socket), /^ended HTTP\/1\.1 403 /)
+})
+
+test('a kept connection that breaks when it is used again breaks inside, too', async t => {
+  const world = await build(t)
+  await world.place('203.0.113.10', 80, net.createServer(socket => {
+    let requests = 0
+    socket.on('error', () => {}).on('data', () => { if (++requests === 1) socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'); else socket.resetAndDestroy() })
+  }))
+  const socket = world.connect('http')
+  socket.write('GET / HTTP/1.1\r\nHost: a.example\r\n\r\n')
+  await once(socket, 'data')
+  // An answer is through before its connection is free again.
+  await new Promise(resolve => setTimeout(resolve, 10))
+  const broken = ending(socket)
+  socket.write('POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n')
+  assert.equal(await broken, 'ECONNRESET')
+  assert.equal(world.dialled.length, 1)
+})
+
 test('answers that no one can make sense of are 502', async t => {
   const world = await build(t)
   const answers = [
