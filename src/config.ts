@@ -3,7 +3,9 @@ import { isAbsolute, join, resolve } from 'node:path'
 import { BerthError } from './errors.ts'
 import { parseIndexStore, problemOfIndexSettings } from './services/images/indexes/index-settings.ts'
 import type { Egress } from './schemas/network.ts'
-import { defaultPools, parseAddress, parseDomain, parseEgressSetting, parsePool4, parsePool6, parseResolvers } from './services/network/network-settings.ts'
+import {
+  defaultPools, parseAddress, parseDomain, parseEgressSetting, parseGateway, parseLeasedPool, parsePool4, parsePool6, parseResolvers, problemOfAddressSettings,
+} from './services/network/network-settings.ts'
 import { defaultRegistrySettings, parseInsecure, parseMirrors } from './services/images/registry/registry-settings.ts'
 
 export interface Config {
@@ -59,6 +61,16 @@ export interface Config {
   /** Networks that the addresses of sandboxes are taken from. */
   networkIpv4Pool: string
   networkIpv6Pool: string
+  /** Who gives sandboxes their IPv4 addresses: this host, or its gateway. */
+  networkAddresses: 'local' | 'gateway'
+  /** HOST:PORT of the gateway's gRPC service; empty: none. */
+  gateway: string
+  /** Holds the token by which the gateway knows this host; empty: none. */
+  gatewayTokenFile: string
+  /** PEM file of the authorities that may have signed the gateway's certificate; empty: plain text. */
+  gatewayCaFile: string
+  /** The network that the gateway gives addresses from; empty: none. */
+  gatewayIpv4Pool: string
   /** Name servers that sandboxes' questions go to; none: the host's own. */
   networkResolvers: readonly string[]
   /** Address of the host where published ports are. */
@@ -117,6 +129,11 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   networkPoolSize: { variable: 'BERTH_NETWORK_POOL_SIZE', fallback: () => 8, parse: parseInteger(0, 256) },
   networkIpv4Pool: { variable: 'BERTH_NETWORK_IPV4_POOL', fallback: () => defaultPools.pool4, parse: parsePool4 },
   networkIpv6Pool: { variable: 'BERTH_NETWORK_IPV6_POOL', fallback: () => defaultPools.pool6, parse: parsePool6 },
+  networkAddresses: { variable: 'BERTH_NETWORK_ADDRESSES', fallback: () => 'local', parse: parseChoice(['local', 'gateway'] as const) },
+  gateway: { variable: 'BERTH_GATEWAY', fallback: () => '', parse: parseGateway },
+  gatewayTokenFile: { variable: 'BERTH_GATEWAY_TOKEN_FILE', fallback: () => '', parse: text => resolve(text) },
+  gatewayCaFile: { variable: 'BERTH_GATEWAY_CA_FILE', fallback: () => '', parse: text => resolve(text) },
+  gatewayIpv4Pool: { variable: 'BERTH_GATEWAY_IPV4_POOL', fallback: () => '', parse: parseLeasedPool },
   networkResolvers: { variable: 'BERTH_NETWORK_RESOLVERS', fallback: () => [], parse: parseResolvers },
   publishAddress: { variable: 'BERTH_PUBLISH_ADDRESS', fallback: () => '127.0.0.1', parse: parseAddress },
   previewDomain: { variable: 'BERTH_PREVIEW_DOMAIN', fallback: () => '', parse: parseDomain },
@@ -148,6 +165,14 @@ export function readConfig (flags: RawFlags, environment: Environment): Config {
     credentialsFile: String(config.imageIndexCredentialsFile ?? ''),
   })
   if (indexProblem !== undefined) problems.push(indexProblem)
+  const addressProblem = problemOfAddressSettings({
+    addresses: String(config.networkAddresses ?? ''),
+    gateway: String(config.gateway ?? 'wrong'),
+    tokenFile: String(config.gatewayTokenFile ?? 'wrong'),
+    leasedPool4: String(config.gatewayIpv4Pool ?? 'wrong'),
+    pool4: String(config.networkIpv4Pool ?? 'wrong'),
+  })
+  if (addressProblem !== undefined) problems.push(addressProblem)
   if (problems.length > 0) throw new BerthError('invalid_argument', 'invalid_config', problems.join('\n'))
   return Object.freeze(config) as unknown as Config
 }

@@ -55,7 +55,8 @@ const record = recorder.record.bind(recorder)
 const open = openRequests.open.bind(openRequests)
 const { gateway4, gateway6 } = settings
 const gateways = [gateway4, gateway6].filter(isOurs)
-const pools = { pool4: settings.pool4, pool6: settings.pool6 }
+const { pool4, pool6, leasedPool4 = '' } = settings
+const pools = { pool4, pool6, leasedPool4 }
 const upstream = new UpstreamServers({ resolvers: settings.resolvers })
 const resolver = new NameResolver({ servers: () => upstream.list(), logger })
 const dns = new DnsForwarder({ policyOf, resolver, gateway4, gateway6, pools, decide: { isNameResolvable, portsToOpen, decideAddress }, record, open, logger })

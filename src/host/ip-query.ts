@@ -45,6 +45,12 @@ export async function listRoutes (family: 4 | 6): Promise<HostRoute[]> {
   return entries.flatMap(({ dst, dev, protocol, type = 'unicast' }) => dst === undefined ? [] : [{ destination: dst, device: dev, protocol, type }])
 }
 
+/** IPv4 addresses that this host has or has a route to of their own, with the device. */
+export async function listUsedAddresses (): Promise<Array<{ address: string, device: string | undefined }>> {
+  const [addresses, routes] = await Promise.all([listAddresses(), listRoutes(4)])
+  return [...addresses, ...routes.map(({ destination, device }) => ({ address: destination, device }))]
+}
+
 const usualMtu = 1500
 // The least that IPv6 works with (RFC 8200, section 5), and the most that networks of data centres have.
 const leastMtu = 1280

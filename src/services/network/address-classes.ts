@@ -8,6 +8,8 @@ export type AddressClass = 'public' | 'private' | 'forbidden'
 export interface Pools {
   pool4: string
   pool6: string
+  /** The network that all hosts of a fleet have addresses from, when they are lent. */
+  leasedPool4?: string
 }
 
 export interface AddressRange {
@@ -69,10 +71,10 @@ export const privateRanges: readonly AddressRange[] = privateTable.map(rangeOf)
 let latest: { pools: Pools, ranges: readonly AddressRange[] } | undefined
 
 /** What no sandbox of a host with these pools reaches, whatever it is allowed. */
-export function forbiddenRanges ({ pool4, pool6 }: Pools): readonly AddressRange[] {
-  if (latest?.pools.pool4 !== pool4 || latest.pools.pool6 !== pool6) {
-    const pools: [string, string][] = [[pool4, 'addresses of sandboxes'], [pool6, 'addresses of sandboxes']]
-    latest = { pools: { pool4, pool6 }, ranges: [...pools.map(rangeOf), ...forbiddenEverywhere] }
+export function forbiddenRanges ({ pool4, pool6, leasedPool4 = '' }: Pools): readonly AddressRange[] {
+  if (latest?.pools.pool4 !== pool4 || latest.pools.pool6 !== pool6 || latest.pools.leasedPool4 !== leasedPool4) {
+    const pools = [pool4, pool6, leasedPool4].filter(Boolean).map((pool): [string, string] => [pool, 'addresses of sandboxes'])
+    latest = { pools: { pool4, pool6, leasedPool4 }, ranges: [...pools.map(rangeOf), ...forbiddenEverywhere] }
   }
   return latest.ranges
 }

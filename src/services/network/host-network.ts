@@ -8,7 +8,7 @@ import { decideAddress, parseEgress, type EgressPolicy } from './egress-policy.t
 import { classifyAddress } from './address-classes.ts'
 import { readForwarding } from './forwarding.ts'
 import type { HeldNetwork, NetworkManager, NetworkSpec } from './network-manager.ts'
-import type { NetworkPlan, NetworkSlot } from './network-plan.ts'
+import { heldSlot, type NetworkPlan, type NetworkSlot } from './network-plan.ts'
 import type { PacketFilter } from './packet-filter.ts'
 import type { SandboxRules } from './ruleset.ts'
 import type { NetworkServerSupervisor } from './server/network-server-supervisor.ts'
@@ -69,9 +69,10 @@ export class HostNetwork implements NetworkManager {
    */
   adopt (sandboxId: string, spec: NetworkSpec, held: HeldNetwork): void {
     const { plan } = this.#options
-    const slot = held.slot < plan.slotCount ? plan.slot(held.slot) : undefined
-    if (slot?.ipv4 !== held.ipv4 || slot.netnsPath !== held.netnsPath) {
-      throw new BerthError('conflict', 'network_pool_changed', `a sandbox runs with the address ${held.ipv4}, which is not of ${plan.block4}: set the address pools to what they were until all sandboxes are stopped`)
+    const slot = heldSlot(plan, held)
+    if (!slot) {
+      const networks = [plan.block4, plan.leasedPool4].filter(Boolean).join(' or ')
+      throw new BerthError('conflict', 'network_pool_changed', `a sandbox runs with the address ${held.ipv4}, which is not of ${networks}: set the address pools to what they were until all sandboxes are stopped`)
     }
     this.#attached.set(sandboxId, { slot, rules: this.#rulesOf(slot, spec), bandwidth: spec.bandwidth })
   }
@@ -188,7 +189,8 @@ export class HostNetwork implements NetworkManager {
 
   #assertUnpublished (sandboxId: string, publish: ReadonlyArray<{ hostPort: number, protocol: string }>): void {
     for (const [otherId, { rules }] of this.#attached) {
-      const taken = otherId === sandboxId ? undefined : rules.publish.find(held => publish.some(({ hostPort, protocol }) => hostPort === held.hostPort && protocol === held.protocol))
+      if (otherId === sandboxId) continue
+      const taken = rules.publish.find(held => publish.some(({ hostPort, protocol }) => hostPort === held.hostPort && protocol === held.protocol))
       if (taken) throw new BerthError('conflict', 'port_taken', `port ${taken.hostPort}/${taken.protocol} of the host is published for another sandbox; choose another, or leave hostPort out`, { details: { hostPort: taken.hostPort } })
     }
   }

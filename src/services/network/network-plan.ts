@@ -1,6 +1,6 @@
 /** Names and addresses of a host's sandbox networks: all follow from the daemon's tag, its block of addresses and the number of a slot. */
 import { createHash } from 'node:crypto'
-import { formatAddress, formatNetwork, networkOf, parseAddress, parseNetwork, sizeOf, type Family, type IpNetwork } from '../../lib/ip-network.ts'
+import { formatAddress, formatNetwork, hasAddress, networkOf, parseAddress, parseNetwork, sizeOf, type Family, type IpNetwork } from '../../lib/ip-network.ts'
 import { forbiddenEverywhere, overlapping, type Pools } from './address-classes.ts'
 
 /** A prepared network namespace with its link to the host. */
@@ -28,6 +28,8 @@ export interface NetworkPlan {
   /** The whole pools that daemons of this host take their blocks from; no sandbox reaches into them. */
   pool4: string
   pool6: string
+  /** Where the IPv4 addresses of slots come from when they are lent to this host; it does not overlap pool4. */
+  leasedPool4?: string
   /** This daemon's block. */
   block4: string
   block6: string
@@ -134,6 +136,16 @@ export function slotOfName (plan: NetworkPlan, name: string): number | undefined
   if (digits === undefined || !/^[0-9a-f]{4}$/.test(digits)) return undefined
   const number = Number.parseInt(digits, 16)
   return number >= firstSlot && number < plan.slotCount ? number : undefined
+}
+
+/** The slot that a sandbox has, with the address that it has; undefined when that is none of this plan's. */
+export function heldSlot (plan: NetworkPlan, held: { slot: number, ipv4: string, netnsPath: string }): NetworkSlot | undefined {
+  const slot = held.slot >= firstSlot && held.slot < plan.slotCount ? plan.slot(held.slot) : undefined
+  if (slot?.netnsPath !== held.netnsPath) return undefined
+  const leased = plan.leasedPool4 === undefined ? undefined : knownNetwork(plan.leasedPool4)
+  const address = parseAddress(held.ipv4)
+  const isOurs = held.ipv4 === slot.ipv4 || (leased !== undefined && address !== undefined && hasAddress(leased, address))
+  return isOurs ? { ...slot, ipv4: held.ipv4 } : undefined
 }
 
 /** Far from the small numbers that people give to groups of links; 0 is the group of all links that have none. */

@@ -1,6 +1,8 @@
 /** Settings of the network as an operator writes them. Each parser throws an Error that says what to write. */
 import { isIP, isIPv4 } from 'node:net'
 import type { Egress } from '../../schemas/network.ts'
+import { formatNetwork, liesWithin, parseAddress as parseIpAddress, parseNetwork } from '../../lib/ip-network.ts'
+import { overlapping, privateRanges } from './address-classes.ts'
 import { parseEgress } from './egress-policy.ts'
 import { parsePools } from './network-plan.ts'
 
@@ -22,6 +24,42 @@ export function parsePool4 (text: string): string {
 
 export function parsePool6 (text: string): string {
   return parsePools(defaultPools.pool4, text).pool6
+}
+
+/** The network that a gateway gives addresses from. */
+export function parseLeasedPool (text: string): string {
+  const network = parseNetwork(text)
+  const address = parseIpAddress(text.split('/')[0] ?? '')
+  if (network?.family !== 4 || network.prefixLength < 8 || network.prefixLength > 30) throw new Error('give the IPv4 network that the gateway gives addresses from, /8 to /30, such as 10.64.0.0/12')
+  if (address?.value !== network.first) throw new Error(`"${text}" is an address in a network: write ${formatNetwork(network)}`)
+  if (!privateRanges.some(range => liesWithin(network, range.network))) throw new Error(`"${text}" is not a private network, such as 10.64.0.0/12`)
+  return formatNetwork(network)
+}
+
+/** `gateway.internal:9090`, `192.0.2.1:9090`, `[2001:db8::1]:9090` */
+export function parseGateway (text: string): string {
+  const [, bracketed, plain, port] = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(text) ?? []
+  const isHost = plain !== undefined || isIP(bracketed ?? '') === 6
+  if (!isHost || Number(port) < 1 || Number(port) > 65_535) throw new Error('give HOST:PORT of its gRPC service, for example gateway.example.com:9090')
+  return text
+}
+
+/** What is wrong with settings of addresses that are each right by themselves; undefined when nothing is. */
+export function problemOfAddressSettings ({ addresses, gateway, tokenFile, leasedPool4, pool4 }: AddressSettings): string | undefined {
+  if (addresses !== 'gateway') return undefined
+  const missing = Object.entries({ BERTH_GATEWAY: gateway, BERTH_GATEWAY_TOKEN_FILE: tokenFile, BERTH_GATEWAY_IPV4_POOL: leasedPool4 }).flatMap(([name, value]) => value === '' ? [name] : [])
+  if (missing.length > 0) return `BERTH_NETWORK_ADDRESSES=gateway needs ${missing.join(', ')}`
+  const [leased, pool] = [parseNetwork(leasedPool4), parseNetwork(pool4)]
+  if (!leased || !pool || overlapping(leased, [{ cidr: pool4, network: pool, what: '' }]).length === 0) return undefined
+  return `BERTH_GATEWAY_IPV4_POOL ${leasedPool4} overlaps BERTH_NETWORK_IPV4_POOL ${pool4}, of which this host takes its own address: give BERTH_NETWORK_IPV4_POOL another private network`
+}
+
+export interface AddressSettings {
+  addresses: string
+  gateway: string
+  tokenFile: string
+  leasedPool4: string
+  pool4: string
 }
 
 /** `192.0.2.53,192.0.2.54:5353,[2001:db8::53]:53` */

@@ -1,12 +1,16 @@
 import type { Logger } from 'pino'
 import { readTraffic, type Traffic } from '../../host/ip-batch.ts'
+import { listUsedAddresses } from '../../host/ip-query.ts'
 import { Nftables } from '../../host/nftables.ts'
 import { pollUntil } from '../../lib/poll.ts'
 import type { Egress, NetworkDecision } from '../../schemas/network.ts'
+import { AddressLeases } from './address-leases.ts'
+import type { AddressSource } from './address-source.ts'
 import { configureForwarding, readForwarding } from './forwarding.ts'
 import { HostNetwork } from './host-network.ts'
 import { claimNetwork, releaseClaim } from './network-claim.ts'
 import type { HeldNetwork, NetworkSpec } from './network-manager.ts'
+import type { NetworkPlan } from './network-plan.ts'
 import { PacketFilter } from './packet-filter.ts'
 import type { Counters } from './ruleset-text.ts'
 import { NetworkServerSupervisor } from './server/network-server-supervisor.ts'
@@ -23,6 +27,8 @@ export interface OpenNetworkOptions {
   version: string
   pool4: string
   pool6: string
+  /** Where addresses come from, and of what network they are; absent: of `pool4`, which this host gives out itself. */
+  addresses?: { source: AddressSource, pool4: string, dir: string }
   poolSize: number
   /** Everything is about to be removed: nothing is started or made ready. */
   isReclaiming: boolean
@@ -63,16 +69,19 @@ export interface OpenNetwork {
 
 /** Claims addresses for the sandboxes of this host. @throws BerthError where the host lacks something. */
 export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNetwork> {
-  const { hostId, version, pool4, pool6, logger } = options
+  const { hostId, version, pool4, pool6, defaultEgress, publishAddress, logger } = options
   const nftables = Nftables.open()
-  const { plan, hasIpv6 } = await claimNetwork({ hostId, pool4, pool6 })
+  const { plan: claimed, hasIpv6 } = await claimNetwork({ hostId, pool4, pool6 })
+  const plan: NetworkPlan = options.addresses ? { ...claimed, leasedPool4: options.addresses.pool4 } : claimed
   if (options.configureHost) {
     const changes = await configureForwarding()
     if (changes.length > 0) logger.warn({ changes }, 'settings of the host were changed, as configured')
   }
   const forwarding = await readForwarding()
   const builder = new SlotBuilder({ plan, hasIpv6, forwardsIpv6: hasIpv6 && forwarding.ipv6 })
-  const pool = new SlotPool({ plan, builder, size: options.poolSize, logger })
+  const leases = options.addresses && new AddressLeases({ ...options.addresses, plan, listUsed: listUsedAddresses, logger })
+  const maker = leases?.lending(builder) ?? builder
+  const pool = new SlotPool({ plan, builder: maker, size: options.poolSize, logger })
   const filter = new PacketFilter({ plan, nftables, apiPort: options.apiPort, rules: () => manager.rules(), logger })
   const server = new NetworkServerSupervisor({
     dir: options.serverDir,
@@ -84,9 +93,10 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
       gateway6: plan.gateway6,
       pool4: plan.pool4,
       pool6: plan.pool6,
+      ...(plan.leasedPool4 === undefined ? {} : { leasedPool4: plan.leasedPool4 }),
       nflogGroup: plan.nflogGroup,
       resolvers: options.resolvers,
-      publishAddress: options.publishAddress,
+      publishAddress,
       logLevel: options.logLevel,
     },
     policies: () => manager.policies(),
@@ -95,7 +105,7 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
     logger,
   })
   const served = options.isReclaiming ? nobody : server
-  const manager: HostNetwork = new HostNetwork({ plan, hasIpv6, pool, filter, server: served, defaultEgress: options.defaultEgress, publishAddress: options.publishAddress, logger })
+  const manager: HostNetwork = new HostNetwork({ plan, hasIpv6, pool, filter, server: served, defaultEgress, publishAddress, logger })
   const strangers = async () => {
     const taken = manager.takenSlots()
     return (await builder.find()).filter(number => !taken.has(number)).map(number => plan.slot(number))
@@ -104,12 +114,14 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
   async function reclaim (): Promise<void> {
     await pool.close()
     await server.end()
-    await builder.destroy(await strangers())
+    await maker.destroy(await strangers())
     // The kernel takes links away a moment after their namespaces; while there is one there are rules.
     await pollUntil(async () => (await builder.find()).length === 0, linksGoneWithinMs)
     await filter.drop()
     await releaseClaim(plan)
     nftables.close()
+    await leases?.adopt([])
+    await leases?.close()
   }
 
   return {
@@ -122,7 +134,8 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
       if (options.isReclaiming) return
       server.start().catch((error: unknown) => logger.error({ err: error }, 'the network server could not be started'))
       const dirty = await strangers()
-      await builder.destroy(dirty)
+      await maker.destroy(dirty)
+      await leases?.adopt(manager.rules().map(({ slot }) => slot))
       pool.open(manager.takenSlots(), new Set(dirty.map(({ number }) => number)))
     },
     exposeApi: port => filter.exposeApi(port),
@@ -138,6 +151,7 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
       await server.close()
       filter.close()
       nftables.close()
+      await leases?.close()
     },
     reclaim,
   }

@@ -31,12 +31,12 @@ export class SlotBuilder {
   }
 
   /**
-   * Makes the slots. What is there of them already, by a daemon that died or a deletion that the kernel has not finished, is removed
+   * Makes the slots, and answers them. What is there of them already, by a daemon that died or a deletion that the kernel has not finished, is removed
    * first. When it throws, some may be there in part: `destroy` them.
    *
    * @throws IpError
    */
-  async build (slots: readonly NetworkSlot[]): Promise<void> {
+  async build (slots: readonly NetworkSlot[]): Promise<readonly NetworkSlot[]> {
     await this.#buildHostEnds(slots, await this.#findMtu())
     const queue = [...slots]
     const workers = Array.from({ length: Math.min(concurrentInnerBatches, slots.length) }, async () => {
@@ -44,6 +44,7 @@ export class SlotBuilder {
     })
     const outcomes = await Promise.allSettled(workers)
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
+    return slots
   }
 
   /**

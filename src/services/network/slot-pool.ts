@@ -12,9 +12,14 @@ import type { NetworkPlan, NetworkSlot } from './network-plan.ts'
 import type { SlotBuilder } from './slot-builder.ts'
 import { SlotReleases } from './slot-releases.ts'
 
+/** Makes slots as SlotBuilder does; answers them with the addresses that they have. */
+export interface SlotMaker extends Pick<SlotBuilder, 'destroy'> {
+  build (slots: readonly NetworkSlot[]): Promise<readonly NetworkSlot[]>
+}
+
 export interface SlotPoolOptions {
   plan: NetworkPlan
-  builder: Pick<SlotBuilder, 'build' | 'destroy'>
+  builder: SlotMaker
   /** How many slots are kept ready. With 0 each is made when it is asked for. */
   size: number
   logger: Logger
@@ -40,6 +45,7 @@ const usualQuarantineMs = 2000
 const batchSize = 8
 const concurrentInlineBuilds = 2
 const attempts = 3
+const withoutAddresses: ReadonlySet<string> = new Set(['addresses_unavailable', 'addresses_exhausted'])
 // 0 is the network's address and 1 the gateway's.
 const firstNumber = 2
 const refillPauseMs = { first: 1000, longest: 60_000 }
@@ -104,7 +110,8 @@ export class SlotPool {
   /**
    * A slot that nobody else has. The packet filter lets nothing out of it that it was not told of.
    *
-   * @throws BerthError exhausted `addresses_exhausted`, unavailable `network_unavailable` or `host_stopping`; the signal's reason.
+   * @throws BerthError exhausted `addresses_exhausted`, unavailable `network_unavailable`, `addresses_unavailable`, `address_refused` or
+   * `host_stopping`; the signal's reason.
    */
   async acquire (signal?: AbortSignal): Promise<NetworkSlot> {
     signal?.throwIfAborted()
@@ -203,8 +210,7 @@ export class SlotPool {
   async #build (slots: NetworkSlot[], isRefill: boolean): Promise<void> {
     let failure: { error: unknown } | undefined
     try {
-      await this.#options.builder.build(slots)
-      this.#ready.push(...slots)
+      this.#ready.push(...await this.#options.builder.build(slots))
     } catch (error) {
       failure = { error }
     }
@@ -221,11 +227,14 @@ export class SlotPool {
 
   /** Those who have waited longest are those that the failed build was for. */
   #blame (count: number, cause: unknown): void {
+    const known = cause instanceof BerthError ? cause : undefined
+    // Where there is no address for one, there is none for the next.
+    const isFinal = known !== undefined && withoutAddresses.has(known.code)
     for (const waiter of this.#waiters.slice(0, count)) {
       waiter.failures++
-      if (waiter.failures < attempts) continue
+      if (waiter.failures < attempts && !isFinal) continue
       this.#waiters.splice(this.#waiters.indexOf(waiter), 1)
-      waiter.reject(new BerthError('unavailable', 'network_unavailable', 'the network of the sandbox could not be made on this host; try again, or see the log of the host and: berth doctor', { cause }))
+      waiter.reject(known ?? new BerthError('unavailable', 'network_unavailable', 'the network of the sandbox could not be made on this host; try again, or see the log of the host and: berth doctor', { cause }))
     }
   }
 

@@ -39,6 +39,7 @@ export class HostPlaces {
   get imageServerDir (): string { return join(this.runDir, 'image-server') }
   get imageServerLogPath (): string { return join(this.stateDir, 'image-server.log') }
   get networkServerDir (): string { return join(this.runDir, 'network-server') }
+  get addressLeasesDir (): string { return join(this.stateDir, 'address-leases') }
   get networkServerLogPath (): string { return join(this.stateDir, 'network-server.log') }
   get runSandboxesDir (): string { return join(this.runDir, 'sandboxes') }
   get runtimesDir (): string { return join(this.runDir, 'runtimes') }

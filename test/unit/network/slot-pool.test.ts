@@ -1,6 +1,7 @@
 import { test, type TestContext } from 'node:test'
 import assert from 'node:assert/strict'
 import pino from 'pino'
+import { BerthError } from '../../../src/errors.ts'
 import { pollUntil } from '../../../src/lib/poll.ts'
 import { planNetwork, type NetworkSlot } from '../../../src/services/network/network-plan.ts'
 import { SlotPool, type SlotPoolOptions } from '../../../src/services/network/slot-pool.ts'
@@ -31,6 +32,7 @@ function build (t: TestContext, options: BuildOptions = {}) {
         for (const { number } of slots) assert.ok(!there.has(number), `slot ${number} is built while it is there`)
         for (const { number } of slots) there.add(number)
         await options.build?.(slots)
+        return slots
       },
       async destroy (slots) {
         destroyed.push(slots.map(({ number }) => number))
@@ -181,6 +183,48 @@ test('after three builds that failed the acquire does, and says why', async (t) 
   })
   assert.equal(builds.length, 3)
   assert.ok(await pollUntil(async () => there.size === 0, 5000))
+})
+
+test('where there is no address for anybody, nobody waits for another try, and what is ready is given all the same', async (t) => {
+  let isAway = false
+  const refusal = new BerthError('unavailable', 'addresses_unavailable', 'the gateway does not answer')
+  const { pool, builds, there } = build(t, { size: 2, build: async () => { if (isAway) throw refusal } })
+  assert.ok(await isFull(pool, 2))
+  isAway = true
+  const ready = await acquireMany(pool, 2)
+  const triesBefore = builds.length
+  await assert.rejects(pool.acquire(), refusal)
+  assert.ok(builds.length <= triesBefore + 2, 'it was tried once, beside what refills the pool')
+  assert.ok(await pollUntil(async () => there.size === 2, 5000))
+  isAway = false
+  const slot = await pool.acquire()
+  assert.ok(!ready.some(({ number }) => number === slot.number))
+})
+
+test('an answer of the gateway that cannot be used is tried with another number, and the last one is told', async (t) => {
+  const { pool, builds } = build(t, { build: async () => { throw new BerthError('unavailable', 'address_refused', 'the gateway gave 0.0.0.0') } })
+  await assert.rejects(pool.acquire(), { code: 'address_refused' })
+  assert.equal(builds.length, 3)
+})
+
+test('a slot keeps the address that it was built with', async (t) => {
+  const plan = planNetwork({ tag: 'abcdef', pool4: '10.200.0.0/24', pool6: 'fd00:a1b2::/64', blockIndex: 0 })
+  const destroyed: string[] = []
+  const pool = new SlotPool({
+    plan,
+    size: 0,
+    logger: pino({ level: 'silent' }),
+    builder: {
+      build: async slots => slots.map(slot => ({ ...slot, ipv4: `10.64.0.${slot.number}` })),
+      destroy: async slots => { destroyed.push(...slots.map(({ ipv4 }) => ipv4)) },
+    },
+  })
+  t.after(() => pool.close())
+  pool.open(new Set())
+  const slot = await pool.acquire()
+  assert.equal(slot.ipv4, `10.64.0.${slot.number}`)
+  await pool.release(slot)
+  assert.deepEqual(destroyed, [slot.ipv4])
 })
 
 test('a refill that fails waits before the next, and does not keep an acquire from being tried', async (t) => {

@@ -1,4 +1,4 @@
-import { readSecretFile } from './index-key.ts'
+import { readSecretFile } from '../../../lib/secret-file.ts'
 
 export interface AwsCredentials {
   accessKeyId: string

@@ -52,6 +52,7 @@ export interface NetworkServerSettings {
   /** Addresses that no sandbox may reach, as networks: the pools of sandboxes themselves. */
   pool4: string
   pool6: string
+  leasedPool4?: string
   nflogGroup: number
   /** Name servers that are asked, `address` or `address:port`, `[v6]:port`; empty: those of the host's /etc/resolv.conf. */
   resolvers: readonly string[]
