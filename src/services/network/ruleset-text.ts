@@ -100,6 +100,9 @@ function setsText (plan: NetworkPlan): string[] {
       ...['allow', 'deny'].flatMap(list => [
         `set ${list}${digit} { type ${type} . ${type}; flags interval; }`,
         `set ${list}_port${digit} { type ${type} . ${type} . inet_service; flags interval; }`,
+        // Single addresses apart: the kernel takes an element from a set of intervals in time that grows with the set.
+        `set ${list}_host${digit} { type ${type} . ${type}; }`,
+        `set ${list}_host_port${digit} { type ${type} . ${type} . inet_service; }`,
       ]),
       // opened: new flows, for as long as the name's answer lives; held: flows that began by one.
       `set opened${digit} { type ${type} . ${type} . inet_service; size 65536; flags timeout; }`,
@@ -162,10 +165,12 @@ function policies (): string[] {
         const pair = `${ip} ${own} . ${ip} ${other}`
         const triple = `${pair} . th ${port}`
         return chain(`${way}_lists${digit}`, [
-          `${pair} @deny${digit} goto ${refuse}_rule`,
-          `${tcpOrUdp} ${triple} @deny_port${digit} goto ${refuse}_rule`,
-          `${pair} @allow${digit} ${pass}`,
-          `${tcpOrUdp} ${triple} @allow_port${digit} ${pass}`,
+          ...[['deny', `goto ${refuse}_rule`], ['allow', pass]].flatMap(([list, verdict]) => [
+            `${pair} @${list}_host${digit} ${verdict}`,
+            `${pair} @${list}${digit} ${verdict}`,
+            `${tcpOrUdp} ${triple} @${list}_host_port${digit} ${verdict}`,
+            `${tcpOrUdp} ${triple} @${list}_port${digit} ${verdict}`,
+          ]),
           ...way === 'out' ? [`${tcpOrUdp} ct state new ${triple} @opened${digit} update @held${digit} { ${triple} } ${pass}`] : [],
           `${tcpOrUdp} ct state established ${triple} @held${digit} ${pass}`,
         ])

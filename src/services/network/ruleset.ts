@@ -1,5 +1,5 @@
 /** What nftables is told of single sandboxes: elements of the sets in ruleset-text.ts, and nothing else. */
-import { liesWithin, parseNetwork, type IpNetwork } from '../../lib/ip-network.ts'
+import { bitsOf, liesWithin, parseNetwork, type IpNetwork } from '../../lib/ip-network.ts'
 import type { AddressRule, DomainRule, EgressPolicy } from './egress-policy.ts'
 import type { NetworkPlan, NetworkSlot } from './network-plan.ts'
 import { tableText, type Counters } from './ruleset-text.ts'
@@ -149,9 +149,10 @@ function sandboxElements (rules: SandboxRules): Elements {
   if (hasGateway) put(elements, 'gateway_users', slot.device)
   for (const list of ['allow', 'deny'] as const) {
     for (const { family, cidr, port } of withoutContained(egress[list].addresses)) {
-      const pair = `${family === 4 ? slot.ipv4 : slot.ipv6} . ${cidr}`
-      if (port === undefined) put(elements, `${list}${family}`, pair)
-      else put(elements, `${list}_port${family}`, `${pair} . ${port}`)
+      const [address = '', prefixLength] = cidr.split('/')
+      const isHost = Number(prefixLength) === bitsOf(family)
+      const pair = `${family === 4 ? slot.ipv4 : slot.ipv6} . ${isHost ? address : cidr}`
+      put(elements, `${list}${isHost ? '_host' : ''}${port === undefined ? '' : '_port'}${family}`, port === undefined ? pair : `${pair} . ${port}`)
     }
   }
   for (const { port, hostPort, protocol, isForwarded } of publish) {
