@@ -8,7 +8,7 @@ export interface FrameEnds {
 }
 
 const [etherTypeIpv4, etherTypeArp, etherTypeIpv6] = ['0800', '0806', '86dd']
-const [protocolUdp, protocolIcmpv6] = [17, 58]
+const [protocolIcmp, protocolUdp, protocolIcmpv6] = [1, 17, 58]
 
 const hex = (value: number, bytes: number): string => value.toString(16).padStart(2 * bytes, '0')
 const mac = (text: string): string => text.replaceAll(':', '')
@@ -37,8 +37,19 @@ export function udpFrame ({ fromMac, toMac, source, destination, port, text }: F
   const udp = `${header}${checksum(`${from}${to}${hex(protocolUdp, 2)}${hex(length, 2)}${header}0000${payload}`)}${payload}`
   const link = `${mac(toMac)}${mac(fromMac)}`
   if (isIpv6) return `${link}${etherTypeIpv6}60000000${hex(length, 2)}${hex(protocolUdp, 1)}40${from}${to}${udp}`
-  const before = `4500${hex(20 + length, 2)}0001400040${hex(protocolUdp, 1)}`
-  return `${link}${etherTypeIpv4}${before}${checksum(`${before}0000${from}${to}`)}${from}${to}${udp}`
+  return `${link}${etherTypeIpv4}${ipv4Packet(protocolUdp, from, to, udp)}`
+}
+
+/** An echo request of IPv4. */
+export function pingFrame ({ fromMac, toMac, source, destination }: FrameEnds & { source: string, destination: string }): string {
+  const rest = '12340001'
+  const message = `0800${checksum(`08000000${rest}`)}${rest}`
+  return `${mac(toMac)}${mac(fromMac)}${etherTypeIpv4}${ipv4Packet(protocolIcmp, hexOf(source), hexOf(destination), message)}`
+}
+
+function ipv4Packet (protocol: number, from: string, to: string, payload: string): string {
+  const before = `4500${hex(20 + payload.length / 2, 2)}0001400040${hex(protocol, 1)}`
+  return `${before}${checksum(`${before}0000${from}${to}`)}${from}${to}${payload}`
 }
 
 /** An ARP reply to everybody that nobody asked for: `address` is at `fromMac`. */

@@ -33,7 +33,7 @@ export interface Reached {
   /** The flow stays open under this number. */
   flow: number
 }
-export interface HttpAttempt { address: string, host: string, path?: string, port?: number, method?: string, body?: string }
+export interface HttpAttempt { address: string, host: string, path?: string, port?: number, method?: string, body?: string, token?: string }
 /** status 0: the connection was reset, or nothing came. `connection` tells apart on which of them it went. */
 export interface HttpAnswer { status: number, text: string, connection: number }
 
@@ -127,11 +127,11 @@ async function http ({ requests }: { requests: HttpAttempt[] }): Promise<HttpAns
   const agent = new HttpAgent({ keepAlive: true, maxSockets: 1 })
   const sockets: Duplex[] = []
   const answers: HttpAnswer[] = []
-  for (const { address, host, path = '/hello', port = 80, method = 'GET', body } of requests) {
+  for (const { address, host, path = '/hello', port = 80, method = 'GET', body, token } of requests) {
     answers.push(await new Promise<HttpAnswer>(resolve => {
       let connection = -1
       const fail = () => resolve({ status: 0, text: '', connection })
-      const request = httpRequest({ agent, host: address, port, path, method, headers: { host }, timeout: usualWaitMs }, response => {
+      const request = httpRequest({ agent, host: address, port, path, method, headers: { host, ...token !== undefined && { authorization: `Bearer ${token}` } }, timeout: usualWaitMs }, response => {
         textOf(response).then(text => resolve({ status: response.statusCode ?? 0, text, connection }), fail)
       })
       request.on('socket', socket => { connection = sockets.includes(socket) ? sockets.indexOf(socket) : sockets.push(socket) - 1 })

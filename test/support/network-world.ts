@@ -26,6 +26,7 @@ const node = new URL('../../bin/node24', import.meta.url).pathname
 /** Addresses of the servers outside, each with all that outside-servers.ts serves. */
 export const outside = Object.freeze({
   router4: '198.51.100.1',
+  router6: '2001:db8:ff::1',
   web4: '203.0.113.10',
   web6: '2001:db8:1::10',
   other4: '203.0.113.20',
@@ -36,6 +37,7 @@ export const outside = Object.freeze({
   foreignDns6: '2001:db8:1::54',
   private4: '10.99.0.1',
   private6: 'fd99::1',
+  inner4: '10.99.0.2',
   metadata4: '169.254.169.254',
   metadata6: 'fd00:ec2::254',
 })
@@ -56,7 +58,7 @@ export const names: Readonly<Record<string, readonly string[]>> = Object.freeze(
   'b.a.wild.test': [outside.web4, outside.web6],
   'wild.test': [outside.web4, outside.web6],
   'rebound.test': [outside.private4],
-  'inside.test': [outside.private4],
+  'inside.test': [outside.inner4],
   'metadata.test': [outside.metadata4],
   'host.test': [worldHost.ipv4],
 })
@@ -88,6 +90,7 @@ export class NetworkWorld {
   #servers: ChildProcess | undefined
   #image: string | undefined
   readonly #lines: string[] = []
+  readonly #marks = new Map<string, () => void>()
 
   private constructor (tag: string) {
     this.hostNs = `bw${tag}h`
@@ -163,8 +166,23 @@ export class NetworkWorld {
     return await this.#in(this.outsideNs, argv)
   }
 
-  /** What reached the servers outside so far, a line each: `tcp 203.0.113.10:80 from 198.51.100.2`, `dns allowed.test A`, `http allowed.test /path`, `tls allowed.test`. */
-  seen (): string[] {
+  /** Counts packets that leave the host and match, words of nft(8), from here on. */
+  async watch (name: string, match: string): Promise<void> {
+    const chain = `inet watch_${name} out`
+    await this.onHost('nft', `add table inet watch_${name}; add chain ${chain} { type filter hook postrouting priority 300; }; add rule ${chain} ${match} counter`)
+  }
+
+  async watched (name: string): Promise<number> {
+    return Number(/counter packets (\d+)/.exec(await this.onHost('nft', 'list', 'table', 'inet', `watch_${name}`))?.[1])
+  }
+
+  /** What reached the servers outside so far, a line each; outside-servers.ts says which. */
+  async seen (): Promise<string[]> {
+    // They write in order: what came before this is here once it is echoed.
+    const mark = `mark ${randomBytes(8).toString('hex')}`
+    const echoed = new Promise<void>(resolve => this.#marks.set(mark, resolve))
+    this.#servers?.stdin?.write(`${mark}\n`)
+    await echoed
     return [...this.#lines]
   }
 
@@ -183,13 +201,13 @@ export class NetworkWorld {
       'link set lo up',
       'link set downlink up',
       `address add ${outside.router4}/24 dev downlink`,
-      'address add 2001:db8:ff::1/64 dev downlink nodad',
+      `address add ${outside.router6}/64 dev downlink nodad`,
       // Whoever knows where sandboxes are may try to get in.
       `route add ${pool4} via ${worldHost.ipv4}`,
       `route add ${pool6} via ${worldHost.ipv6}`,
-      ...Object.values(outside).filter(address => address !== outside.router4).map(address => `address add ${address}/${address.includes(':') ? 128 : 32} dev lo`),
+      ...Object.values(outside).filter(address => address !== outside.router4 && address !== outside.router6).map(address => `address add ${address}/${address.includes(':') ? 128 : 32} dev lo`),
     ])
-    await this.#ip(hostNs, [`route add default via ${outside.router4}`, 'route add default via 2001:db8:ff::1'])
+    await this.#ip(hostNs, [`route add default via ${outside.router4}`, `route add default via ${outside.router6}`])
   }
 
   async #serve (): Promise<void> {
@@ -198,7 +216,11 @@ export class NetworkWorld {
     this.#servers = servers
     const ready = Promise.withResolvers<void>()
     servers.once('exit', () => ready.reject(new Error('the servers outside have ended')))
-    createInterface({ input: servers.stdout }).on('line', line => line === 'ready' ? ready.resolve() : this.#lines.push(line))
+    createInterface({ input: servers.stdout }).on('line', line => {
+      if (line === 'ready') ready.resolve()
+      else if (line.startsWith('mark ')) this.#marks.get(line)?.()
+      else this.#lines.push(line)
+    })
     await ready.promise
   }
 

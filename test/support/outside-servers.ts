@@ -1,6 +1,7 @@
 /**
  * Servers outside of a host, for tests: run in a namespace that has their addresses, `outside-servers.ts {"outside": …, "names": …}`.
- * Writes `ready`, then a line for all that reaches one. On each address:
+ * Writes `ready`, then a line for all that reaches one (`tcp 203.0.113.10:22 from 198.51.100.2`, `udp …`, `text …`, `dns allowed.test A`,
+ * `http allowed.test /path`, `tls allowed.test`), and what comes on standard input. On each address:
  *
  *     tcp 22, 5432   a banner, then an echo
  *     tcp 9          takes what comes for half a second, then says how many bytes that were
@@ -127,4 +128,5 @@ for (const address of Object.values(outside)) {
     setTimeout(() => clearInterval(timer), 30_000)
   })
 }
+process.stdin.on('end', () => process.exit(0)).pipe(process.stdout)
 say('ready')
