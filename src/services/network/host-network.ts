@@ -36,7 +36,7 @@ interface Attached {
 }
 
 // Outside of the ports that the kernel gives to connections, and of those that services have by custom.
-const firstHostPort = 20_000
+const firstHostPort = 21_000
 const lastHostPort = 32_767
 const portTries = 16
 

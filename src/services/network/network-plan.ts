@@ -18,6 +18,12 @@ export interface NetworkSlot {
   ipv6: string
 }
 
+/**
+ * Where the network server listens on the gateway's addresses. Sandboxes know 53, 80 and 443, which the packet filter leads there: programs
+ * of the host that listen on every address, as name servers and web servers do, may hold those.
+ */
+export const servicePorts = Object.freeze({ dns: 20_053, http: 20_080, tls: 20_443 })
+
 export interface NetworkPlan {
   /** Six hex digits that follow from the host id: several daemons share a host. */
   tag: string

@@ -10,7 +10,7 @@ import { configureForwarding, readForwarding } from './forwarding.ts'
 import { HostNetwork } from './host-network.ts'
 import { claimNetwork, releaseClaim } from './network-claim.ts'
 import type { HeldNetwork, NetworkSpec } from './network-manager.ts'
-import type { NetworkPlan } from './network-plan.ts'
+import { servicePorts, type NetworkPlan } from './network-plan.ts'
 import { PacketFilter } from './packet-filter.ts'
 import type { Counters } from './ruleset-text.ts'
 import { NetworkServerSupervisor } from './server/network-server-supervisor.ts'
@@ -97,6 +97,7 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
       nflogGroup: plan.nflogGroup,
       resolvers: options.resolvers,
       publishAddress,
+      ports: servicePorts,
       logLevel: options.logLevel,
     },
     policies: () => manager.policies(),

@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import type { Nftables } from '../../host/nftables.ts'
+import { readForwarding } from './forwarding.ts'
 import type { NetworkPlan } from './network-plan.ts'
 import { RuleQueue } from './rule-queue.ts'
 import { readDenials, readOpened } from './ruleset-state.ts'
@@ -93,7 +94,7 @@ export class PacketFilter {
 
   async #fullRules (): Promise<string> {
     const { plan, nftables, rules } = this.#options
-    const [counters, kept] = await Promise.all([readDenials(nftables, plan), readOpened(nftables, plan)])
+    const [isForwarded, counters, kept] = await Promise.all([readForwarding(), readDenials(nftables, plan), readOpened(nftables, plan)])
     // Only now: whoever waits for this is among them.
     const sandboxes = rules()
     const slots = new Map(sandboxes.flatMap(({ slot }) => [[slot.ipv4, slot], [slot.ipv6, slot]]))
@@ -102,6 +103,6 @@ export class PacketFilter {
       return slot ? [{ slot, ...open }] : []
     })
     for (const one of opened) this.#remember(one)
-    return fullRules(plan, { ...(this.#apiPort === 0 ? {} : { apiPort: this.#apiPort }), sandboxes, opened, counters })
+    return fullRules(plan, { ...(this.#apiPort === 0 ? {} : { apiPort: this.#apiPort }), sandboxes, opened, counters, isForwarded })
   }
 }

@@ -14,7 +14,7 @@
  */
 import type { DecisionReason } from '../../schemas/network.ts'
 import { forbiddenRanges, privateRanges } from './address-classes.ts'
-import type { NetworkPlan } from './network-plan.ts'
+import { servicePorts, type NetworkPlan } from './network-plan.ts'
 
 export interface DenyReason {
   reason: DecisionReason
@@ -64,8 +64,19 @@ const chain = (name: string, lines: string[]): string[] => [`chain ${name} {`, .
 const tcpOrUdp = 'meta l4proto { tcp, udp }'
 const icmpErrors = ['icmp type { destination-unreachable, time-exceeded, parameter-problem }', 'icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }']
 
+/** What a table depends on beside its plan. */
+export interface TableFacts {
+  /** Of the host's API on the gateway. */
+  apiPort?: number
+  counters?: Counters
+  /** Whether the host passes packets of a family on; both when absent. */
+  isForwarded?: { ipv4: boolean, ipv6: boolean }
+}
+
+const everyFamily = { ipv4: true, ipv6: true }
+
 /** One transaction that puts the table in the place of what is there, with no sandbox in it. */
-export function tableText (plan: NetworkPlan, { apiPort, counters = {} }: { apiPort?: number, counters?: Counters }): string {
+export function tableText (plan: NetworkPlan, { apiPort, counters = {}, isForwarded = everyFamily }: TableFacts): string {
   return [
     `add table inet ${plan.table}`,
     `delete table inet ${plan.table}`,
@@ -77,6 +88,7 @@ export function tableText (plan: NetworkPlan, { apiPort, counters = {} }: { apiP
     ...policies(),
     ...forwarding(plan),
     ...hostChains(plan, apiPort),
+    ...unforwarded(plan, isForwarded),
     ...translations(plan),
     '}',
     '',
@@ -256,10 +268,10 @@ function hostChains (plan: NetworkPlan, apiPort: number | undefined): string[] {
       'ct state invalid,untracked drop',
       'ct direction reply goto answering_host',
       ...perFamily(words => [
-        `${gateway(words)} ${tcpOrUdp} th dport 53 goto admit_to_gateway`,
-        `${gateway(words)} tcp dport { 80, 443 } iifname @proxied goto admit_to_gateway`,
+        `${gateway(words)} ${tcpOrUdp} th dport ${servicePorts.dns} goto admit_to_gateway`,
+        `${gateway(words)} tcp dport { ${servicePorts.http}, ${servicePorts.tls} } iifname @proxied goto admit_to_gateway`,
         // The proxy itself ends connections that a changed policy forbids; a policy that needs no proxy ends none.
-        `${gateway(words)} tcp dport { 80, 443 } ct state established ct status dnat accept`,
+        `${gateway(words)} tcp dport { ${servicePorts.http}, ${servicePorts.tls} } ct state established ct status dnat accept`,
         ...apiPort === undefined ? [] : [`${gateway(words)} tcp dport ${apiPort} iifname @gateway_users goto admit_to_gateway`],
         `${gateway(words)} ${words.digit === '4' ? 'icmp' : 'icmpv6'} type echo-request update @ping_budget { iifname limit rate ${pingsPerSecond}/second } accept`,
       ]),
@@ -285,6 +297,29 @@ function hostChains (plan: NetworkPlan, apiPort: number | undefined): string[] {
   ]
 }
 
+/**
+ * A host that does not forward drops what it would have to pass on without a word. Here such packets meet the rules all the same, so that
+ * programs are refused at once and refusals are known.
+ */
+function unforwarded ({ group, block4, block6 }: NetworkPlan, isForwarded: { ipv4: boolean, ipv6: boolean }): string[] {
+  const silent = families.filter(({ nfproto }) => !isForwarded[nfproto])
+  if (silent.length === 0) return []
+  return chain('unforwarded', [
+    'type filter hook prerouting priority mangle; policy accept;',
+    `iifgroup != ${group} accept`,
+    ...families.filter(words => !silent.includes(words)).map(({ nfproto }) => `meta nfproto ${nfproto} accept`),
+    'ct direction reply accept',
+    'fib daddr type local accept',
+    `${tcpOrUdp} th dport 53 accept`,
+    ...silent.flatMap(({ digit, ip }) => [
+      `${ip} daddr ${digit === '4' ? block4 : block6} goto refuse_other_sandbox`,
+      `${ip} daddr @forbidden${digit} goto refuse_forbidden_address`,
+    ]),
+    'iifname @proxied tcp dport { 80, 443 } accept',
+    'goto leaving',
+  ])
+}
+
 function translations (plan: NetworkPlan): string[] {
   const { group } = plan
   const own = ({ digit }: FamilyWords) => digit === '4' ? { gateway: plan.gateway4, pool: plan.pool4, block: plan.block4 } : { gateway: plan.gateway6, pool: plan.pool6, block: plan.block6 }
@@ -293,14 +328,15 @@ function translations (plan: NetworkPlan): string[] {
   ])
   return [
     ...chain('to_gateway', perFamily(words => {
-      const elsewhere = `${words.ip} daddr != ${own(words).gateway}`
-      const toGateway = `dnat ${words.ip} to ${own(words).gateway}`
+      const { gateway } = own(words)
+      const toGateway = (port: number): string => `dnat ${words.ip} to ${words.digit === '4' ? gateway : `[${gateway}]`}:${port}`
       return [
-        `${elsewhere} ${tcpOrUdp} th dport 53 ${toGateway}`,
+        `meta nfproto ${words.nfproto} ${tcpOrUdp} th dport 53 ${toGateway(servicePorts.dns)}`,
         `${words.ip} daddr @forbidden${words.digit} return`,
         // A port of the host is refused as such.
         `${words.ip} daddr != ${own(words).pool} fib daddr type local return`,
-        `meta nfproto ${words.nfproto} iifname @proxied tcp dport { 80, 443 } ${toGateway}`,
+        `meta nfproto ${words.nfproto} iifname @proxied tcp dport 80 ${toGateway(servicePorts.http)}`,
+        `meta nfproto ${words.nfproto} iifname @proxied tcp dport 443 ${toGateway(servicePorts.tls)}`,
       ]
     })),
     ...chain('translate_in', [

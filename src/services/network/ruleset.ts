@@ -2,7 +2,7 @@
 import { bitsOf, liesWithin, parseNetwork, type IpNetwork } from '../../lib/ip-network.ts'
 import type { AddressRule, DomainRule, EgressPolicy } from './egress-policy.ts'
 import type { NetworkPlan, NetworkSlot } from './network-plan.ts'
-import { tableText, type Counters } from './ruleset-text.ts'
+import { tableText, type TableFacts } from './ruleset-text.ts'
 
 export interface PublishedRule {
   port: number
@@ -29,40 +29,27 @@ export interface OpenedAddress {
   expiresInMs: number
 }
 
-export interface RulesetState {
-  /** On the gateway, for those that may reach it; absent: nobody does. */
-  apiPort?: number
+export interface RulesetState extends TableFacts {
   sandboxes: Iterable<SandboxRules>
   /** With those that expired, for flows that run: where nothing is left of their time, only these go on. */
   opened: Iterable<OpenedAddress>
-  /** Slots that wait for a sandbox. */
-  ready?: Iterable<NetworkSlot>
-  /** Where counting goes on. */
-  counters?: Counters
 }
 
 /** By set, keys with what they stand for: the empty text in sets. */
 type Elements = Map<string, Map<string, string>>
 
 /** Replaces everything in one transaction, in which no packet meets half of it. Flows that the rules allow go on. */
-export function fullRules (plan: NetworkPlan, { apiPort, sandboxes, opened, ready = [], counters }: RulesetState): string {
+export function fullRules (plan: NetworkPlan, { sandboxes, opened, ...facts }: RulesetState): string {
   const all: Elements = new Map()
   const merge = (elements: Elements): void => {
     for (const [set, entries] of elements) for (const [key, value] of entries) put(all, set, key, value)
   }
-  for (const slot of ready) merge(sourceElements(slot))
   for (const rules of sandboxes) merge(sandboxElements(rules))
   for (const address of opened) merge(openedElements(address))
-  return tableText(plan, { ...apiPort !== undefined && { apiPort }, ...counters && { counters } }) + command(plan, 'add', all)
+  return tableText(plan, facts) + command(plan, 'add', all)
 }
 
-/** Lets a slot send with its own address, though nowhere yet: what a sandbox may reach is then one small change. Idempotent. */
-export const readySlot = (plan: NetworkPlan, slot: NetworkSlot): string => command(plan, 'add', sourceElements(slot))
-
-/** Of a slot that no sandbox has. */
-export const unreadySlot = (plan: NetworkPlan, slot: NetworkSlot): string => command(plan, 'delete', sourceElements(slot))
-
-/** All of a sandbox, whether its slot is ready or not. Idempotent for the same rules; fails where the slot has others. */
+/** All of a sandbox: until then nothing leaves its slot. Idempotent for the same rules; fails where the slot has others. */
 export const addSandbox = (plan: NetworkPlan, rules: SandboxRules): string => command(plan, 'add', sandboxElements(rules))
 
 /** All of a sandbox and its slot, which must be there; `opened`: all that was ever opened for it, whether it expired or not. */
