@@ -58,6 +58,8 @@ export class NetworkServerSupervisor {
   /** Settled when a server is there, or this end has let go. */
   #arrival = Promise.withResolvers<void>()
   #supervising: Promise<void> | undefined
+  /** Sandboxes that were removed while no server was there. */
+  readonly #removed = new Set<string>()
 
   constructor (options: NetworkServerSupervisorOptions) {
     this.#options = options
@@ -86,9 +88,13 @@ export class NetworkServerSupervisor {
     await this.#outlast(client => client.setPolicy(policy))
   }
 
-  /** Forgets a sandbox and cuts its connections; one that is not known is fine. @throws BerthError unavailable `network_server_unavailable`. */
+  /** Forgets a sandbox and cuts its connections; one that is not known is fine. A server that is away holds none, and is not waited for. */
   async removePolicy (sandboxId: string): Promise<void> {
-    await this.#outlast(client => client.removePolicy(sandboxId))
+    // One that comes up just now may have been given it a moment before.
+    if (!this.#attached) return void this.#removed.add(sandboxId)
+    await this.#attached.client.removePolicy(sandboxId).catch((error: unknown) => {
+      if (!(error instanceof ServerGoneError)) throw error
+    })
   }
 
   /** Lets go of the server, which goes on. */
@@ -136,6 +142,8 @@ export class NetworkServerSupervisor {
       })
       if (attached) {
         this.#attached = attached
+        for (const sandboxId of this.#removed) attached.client.removePolicy(sandboxId).catch(() => { /* gone again, with all it knew */ })
+        this.#removed.clear()
         this.#arrival.resolve()
         await this.#follow(attached)
         this.#attached = undefined
