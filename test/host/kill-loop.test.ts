@@ -9,5 +9,5 @@ test('a daemon killed a hundred times under load loses no sandbox, no log byte a
   assert.ok(kills >= 100)
   assert.ok(logLines > 0)
   // The load has come to every kind of call, or the loop proves nothing.
-  for (const what of ['create', 'delete', 'attached exec', 'detached exec checked', 'pause', 'resume', 'stop', 'start', 'deadline kept']) assert.ok((done[what] ?? 0) > 0, what)
+  for (const what of ['create', 'delete', 'attached exec', 'detached exec checked', 'pause', 'resume', 'stop', 'start', 'set network', 'deadline kept']) assert.ok((done[what] ?? 0) > 0, what)
 })

@@ -96,7 +96,16 @@ const nap: Story = async ({ calls, sleepers }) => {
   }
 }
 
-const stories: readonly Story[] = [shortLife, longLife, createdFirst, stopped, deadline, execInPrinter, execInPrinter, nap]
+/** Rules that were answered stay, and a published port keeps its number. */
+const networked: Story = async ({ calls, random }) => {
+  const { id, labels, network } = await calls.create({ network: { egress: { allow: ['example.test'] }, publish: [{ port: 8080 }] } })
+  const [published] = network.publish
+  for (const allow of [['*.example.test'], ['example.test', 'other.test']]) await calls.setNetwork(id, { egress: { allow }, publish: published ? [published] : [] })
+  if (random() < 0.5) await calls.setNetwork(id, { egress: 'none' })
+  await calls.remove(labels['op'] ?? '', id)
+}
+
+const stories: readonly Story[] = [networked, shortLife, longLife, createdFirst, stopped, deadline, execInPrinter, execInPrinter, nap]
 
 /** Tells stories until it is told to end; one that breaks off is written down, and the next begins. */
 export async function tellStories (load: Load, ending: AbortSignal): Promise<void> {

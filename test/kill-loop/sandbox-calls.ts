@@ -1,5 +1,7 @@
 /** The calls of the load, each with what its answer promises. */
+import { isDeepStrictEqual } from 'node:util'
 import type { Exec, ExecResult } from '../../src/schemas/exec.ts'
+import type { Network, NetworkRequest } from '../../src/schemas/network.ts'
 import type { Sandbox, SandboxCreate } from '../../src/schemas/sandbox.ts'
 import type { Ledger } from './ledger.ts'
 import type { PatientClient, Reply } from './patient-client.ts'
@@ -49,6 +51,18 @@ export class SandboxCalls {
     const { status } = await this.get(id)
     this.ledger.expect(status === promised, () => `${verb} ${id} was answered, but the sandbox is ${status}`)
     this.ledger.count(verb)
+  }
+
+  /** The whole wish, which may be asked for any number of times. */
+  async setNetwork (id: string, wish: NetworkRequest): Promise<void> {
+    const reply = await this.client.send<Network>('PUT', `/sandboxes/${id}/network`, { body: wish })
+    this.#must(reply, 200, `network of ${id}`)
+    const { network } = await this.get(id)
+    for (const [name, wanted] of Object.entries({ egress: wish.egress, publish: wish.publish ?? [] })) {
+      const actual = network[name as 'egress' | 'publish']
+      this.ledger.expect(isDeepStrictEqual(actual, wanted), () => `${name} of ${id} was answered as ${JSON.stringify(wanted)}, but is ${JSON.stringify(actual)}`)
+    }
+    this.ledger.count('set network')
   }
 
   async wait (id: string): Promise<Sandbox> {
