@@ -15,6 +15,8 @@ export interface BareRunscOptions {
   /** Bundles of ours: one that runs echo, one that idles. */
   echo: Template
   idle: Template
+  /** The path of a network namespace that they enter; without it they have no network. */
+  netnsPath?: string
 }
 
 /** As ours runs it, but for the network: by hand nobody has one without making it first. */
@@ -22,13 +24,16 @@ export function flagsWithoutNetwork (): string[] {
   return (runtimeProfiles['runsc']?.globalArgs ?? []).map(flag => flag.startsWith('--network=') ? '--network=none' : flag)
 }
 
+const withoutNetSysctls = new URL('../libexec/without-net-sysctls', import.meta.url).pathname
+
 interface BareProcess { args: string[] }
 interface BareLinux { namespaces: Array<{ type: string, path?: string }> }
 
 export class BareRunsc implements Contestant {
   readonly name = 'bare'
   readonly #options: BareRunscOptions
-  readonly #globalArgs: string[]
+  /** The runtime with its flags. */
+  readonly #command: string[]
   readonly #cgroupParent = `/berth-bench-${randomBytes(4).toString('hex')}`
   readonly #ids = new Set<string>()
   /** Of those that run attached. */
@@ -36,7 +41,10 @@ export class BareRunsc implements Contestant {
 
   constructor (options: BareRunscOptions) {
     this.#options = options
-    this.#globalArgs = ['--root', join(options.dir, 'root'), ...flagsWithoutNetwork().filter(flag => flag !== '--ignore-cgroups')]
+    const flags = options.netnsPath === undefined ? flagsWithoutNetwork() : runtimeProfiles['runsc']?.globalArgs ?? []
+    // What needs a network needs what hides the host's settings from a runsc that is old.
+    const before = options.netnsPath === undefined ? [] : [withoutNetSysctls]
+    this.#command = [...before, options.path, '--root', join(options.dir, 'root'), ...flags.filter(flag => flag !== '--ignore-cgroups')]
   }
 
   async runEcho (): Promise<number> {
@@ -61,14 +69,21 @@ export class BareRunsc implements Contestant {
   /** Runs a bundle under a client that stays, as its parent: init may take its time to reap a detached one, and runsc takes a zombie for alive. */
   async startIdle (): Promise<string> {
     const id = await this.prepareIdle()
-    const end = runChild(this.#options.path, [...this.#globalArgs, 'run', '--bundle', this.#bundle(id), id], { stdio: 'ignore', timeout: 0 })
+    const end = runChild(...this.#call('run', '--bundle', this.#bundle(id), id), { stdio: 'ignore', timeout: 0 })
     this.#clients.set(id, end)
-    while (!(await runChild(this.#options.path, [...this.#globalArgs, 'state', id])).stdout.includes('"running"')) await delay(20)
+    while (!(await runChild(...this.#call('state', id))).stdout.includes('"running"')) await delay(20)
     return id
   }
 
   async execTrue (id: string): Promise<number> {
     return await timed(() => this.#runsc('exec', '--process', join(this.#bundle(id), 'exec.json'), id))
+  }
+
+  /** Runs a program in a running sandbox; answers what it said. */
+  async exec (id: string, argv: string[]): Promise<string> {
+    const path = join(this.#bundle(id), 'exec-program.json')
+    await writeFile(path, JSON.stringify({ ...this.#options.idle.config['process'] as BareProcess, args: argv }))
+    return (await this.#runsc('exec', '--process', path, id)).stdout
   }
 
   /** Kills; the client sees the end, deletes the container and ends. */
@@ -84,7 +99,7 @@ export class BareRunsc implements Contestant {
 
   /** Ends and removes a detached one; nobody asks how quickly. */
   async removeDetached (id: string): Promise<void> {
-    await runChild(this.#options.path, [...this.#globalArgs, 'delete', '--force', id])
+    await runChild(...this.#call('delete', '--force', id))
     await this.#release(id)
   }
 
@@ -106,7 +121,8 @@ export class BareRunsc implements Contestant {
     const overlay = { lowerDirs: template.lowerDirs, upperDir: join(dir, 'upper'), workDir: join(dir, 'work'), target: join(dir, 'rootfs') }
     for (const path of [overlay.upperDir, overlay.workDir, overlay.target]) await mkdir(path, { recursive: true })
     const { process, linux } = template.config as { process: BareProcess, linux: BareLinux }
-    const namespaces = linux.namespaces.map(({ type }) => ({ type }))
+    const { netnsPath } = this.#options
+    const namespaces = linux.namespaces.map(({ type }) => type === 'network' && netnsPath !== undefined ? { type, path: netnsPath } : { type })
     const config = { ...template.config, root: { path: overlay.target, readonly: false }, linux: { ...linux, namespaces, cgroupsPath: `${this.#cgroupParent}/${id}` } }
     await writeFile(join(dir, 'config.json'), JSON.stringify(config))
     await writeFile(join(dir, 'exec.json'), JSON.stringify({ ...process, args: ['true'] }))
@@ -120,13 +136,18 @@ export class BareRunsc implements Contestant {
     this.#ids.delete(id)
   }
 
+  #call (...args: string[]): [string, string[]] {
+    const [program = '', ...before] = this.#command
+    return [program, [...before, ...args]]
+  }
+
   #runsc (...args: string[]) {
-    return mustRun(this.#options.path, [...this.#globalArgs, ...args])
+    return mustRun(...this.#call(...args))
   }
 
   /** Without pipes, which a detached container would hold open. */
   #runscQuietly (...args: string[]) {
-    return mustRun(this.#options.path, [...this.#globalArgs, ...args], { stdio: 'ignore' })
+    return mustRun(...this.#call(...args), { stdio: 'ignore' })
   }
 
   #bundle (id: string): string {

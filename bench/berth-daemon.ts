@@ -21,13 +21,17 @@ export class BerthDaemon implements Contestant {
   readonly stateDir: string
   readonly runDir: string
   readonly #settings: Readonly<Record<string, string>>
+  readonly #command: readonly string[]
+  readonly #args: readonly string[]
   readonly #pool: Pool
   #child: ChildProcess | undefined
   #log = ''
 
-  /** Settings are variables of its environment. */
-  constructor (dir: string, settings: Readonly<Record<string, string>> = {}) {
+  /** Settings are variables of its environment; `command` comes before the program, as in `nsenter --net=…`, `args` behind the usual ones. */
+  constructor (dir: string, settings: Readonly<Record<string, string>> = {}, { command = [], args = [] }: { command?: readonly string[], args?: readonly string[] } = {}) {
     this.#settings = settings
+    this.#command = command
+    this.#args = args
     this.stateDir = join(dir, 'state')
     this.runDir = join(dir, 'run')
     this.#pool = new Pool('http://localhost', { socketPath: join(this.runDir, 'berth.sock'), connections, pipelining: 1, headersTimeout: 120_000, bodyTimeout: 120_000 })
@@ -77,7 +81,7 @@ export class BerthDaemon implements Contestant {
     return this.#log.split('\n').filter(line => line.startsWith('{') && line.endsWith('}')).map(line => JSON.parse(line) as LogLine)
   }
 
-  async request<T> (method: 'GET' | 'POST' | 'DELETE', path: string, status: number, body?: unknown): Promise<T> {
+  async request<T> (method: 'GET' | 'POST' | 'PUT' | 'DELETE', path: string, status: number, body?: unknown): Promise<T> {
     const answer = await this.#pool.request({ method, path, ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }) })
     const text = await answer.body.text()
     if (answer.statusCode !== status) throw new Error(`${method} ${path} answered ${answer.statusCode}: ${text}`)
@@ -148,7 +152,8 @@ export class BerthDaemon implements Contestant {
   }
 
   #spawn (args: string[]): ChildProcess {
-    const child = spawn(berth, ['serve', '--state-dir', this.stateDir, '--run-dir', this.runDir, '--socket', join(this.runDir, 'berth.sock'), '--listen', '127.0.0.1:0', ...args], {
+    const [program = '', ...before] = [...this.#command, berth]
+    const child = spawn(program, [...before, 'serve', '--state-dir', this.stateDir, '--run-dir', this.runDir, '--socket', join(this.runDir, 'berth.sock'), '--listen', '127.0.0.1:0', ...this.#args, ...args], {
       env: { ...passedOn(), ...this.#settings },
       detached: true,
       stdio: ['ignore', 'ignore', 'pipe'],
@@ -169,8 +174,8 @@ export interface Template {
   lowerDirs: string[]
 }
 
-export async function readTemplate (daemon: BerthDaemon, entrypoint?: string[]): Promise<Template> {
-  const { id } = await daemon.create({ start: false, ...(entrypoint ? { entrypoint } : {}) })
+export async function readTemplate (daemon: BerthDaemon, entrypoint?: string[], input: Partial<SandboxCreate> = {}): Promise<Template> {
+  const { id } = await daemon.create({ ...input, start: false, ...(entrypoint ? { entrypoint } : {}) })
   const dir = join(daemon.stateDir, 'sandboxes', id)
   const [config, record] = await Promise.all(['bundle/config.json', 'sandbox.json'].map(async name => JSON.parse(await readFile(join(dir, name), 'utf8')) as Record<string, unknown>))
   // The sandbox stays as it is: its seed and its lease on the image serve whoever mounts them too.

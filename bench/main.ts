@@ -1,6 +1,6 @@
 /**
  * npm run bench [SCENARIO…] [-- --n 15] [--only echo,exec,…] [--json]: ours, bare runsc, and podman's REST API where installed, interleaved
- * in one run; all scenarios but images, which are large, when none is named. A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
+ * in one run; all scenarios but images and network, which take minutes, when none is named. A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -15,11 +15,13 @@ import { measureAdoption, measureConcurrentStarts, measureList, measureMemory } 
 import { judgeImages, printImages } from './images-report.ts'
 import { measureImages, type ImageOutcome } from './images.ts'
 import { readMachineFacts } from './machine.ts'
+import { judgeNetwork, printNetwork, type NetworkRow } from './network-report.ts'
+import { measureNetworks } from './network.ts'
 import { PodmanService } from './podman-service.ts'
 import { judge, printMachine, printTable, type Row } from './report.ts'
 import { measureDelete, measureEcho, measureExec } from './single-scenarios.ts'
 
-const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption', 'images'] as const
+const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption', 'images', 'network'] as const
 type ScenarioName = typeof scenarioNames[number]
 
 const wholeDeadlineMs = 30 * 60_000
@@ -27,6 +29,7 @@ const defaultRounds = 15
 const fleetRounds = 3
 // A round of the images fetches one whole, ours and others', for minutes: only for whoever asks for it.
 const defaultImageRounds = 3
+const onlyByName: readonly ScenarioName[] = ['images', 'network']
 
 interface Options { n: number, imageRounds: number, only: readonly ScenarioName[], isJson: boolean }
 
@@ -40,7 +43,8 @@ function readOptions (): Options {
   const named = [...positionals, ...values.only?.split(',') ?? []] as ScenarioName[]
   const unknown = named.filter(name => !scenarioNames.includes(name))
   if (unknown.length > 0) throw new Error(`scenarios are ${scenarioNames.join(',')}; there is no ${unknown.join(', ')}`)
-  return { n, imageRounds: values.n === undefined ? defaultImageRounds : n, only: named.length > 0 ? named : scenarioNames.filter(name => name !== 'images'), isJson: values.json }
+  const only = named.length > 0 ? named : scenarioNames.filter(name => !onlyByName.includes(name))
+  return { n, imageRounds: values.n === undefined ? defaultImageRounds : n, only, isJson: values.json }
 }
 
 interface Bench {
@@ -116,6 +120,12 @@ async function compareImages ({ options, stack, dir, programs, signal, progress 
   return await measureImages({ rounds: options.imageRounds, dir: join(dir, 'images'), stack, programs: { runsc, podman }, signal, progress })
 }
 
+async function judgeNetworks ({ options, stack, dir, programs, signal, progress }: Bench): Promise<NetworkRow[]> {
+  if (!options.only.includes('network')) return []
+  const { runsc = '', podman } = programs
+  return judgeNetwork(await measureNetworks({ rounds: options.n, dir: join(dir, 'network'), stack, programs: { runsc, podman }, signal, progress }))
+}
+
 async function startDaemon ({ stack, dir }: Bench, name: string): Promise<BerthDaemon> {
   const daemon = new BerthDaemon(join(dir, name))
   stack.defer(`the daemon ${name}`, () => daemon.close())
@@ -142,12 +152,14 @@ async function main (): Promise<number> {
     const outcomes = [...rows, ...await measureOurs(bench)].map(judge)
     const images = await compareImages(bench)
     const imageRows = images ? judgeImages(images) : []
+    const networkRows = await judgeNetworks(bench)
     if (options.isJson) {
-      process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes, image: images?.image, images: imageRows }, null, 2)}\n`)
+      process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes, image: images?.image, images: imageRows, networks: networkRows }, null, 2)}\n`)
       return 0
     }
     if (outcomes.length > 0) printTable(outcomes, podman)
     if (images) printImages(imageRows, images, options.imageRounds)
+    if (networkRows.length > 0) printNetwork(networkRows)
     return 0
   } finally {
     progress('cleaning up')

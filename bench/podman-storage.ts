@@ -11,6 +11,8 @@ export interface PodmanStorageOptions {
   /** Of the programs. */
   podman: string
   runsc: string
+  /** Further sections of containers.conf(5). */
+  config?: string
 }
 
 export class PodmanStorage {
@@ -25,7 +27,7 @@ export class PodmanStorage {
   async open (): Promise<void> {
     await mkdir(this.#options.dir, { recursive: true })
     // Locks in shared memory would be one set for every podman of the host.
-    await writeFile(this.#configPath, '[engine]\nlock_type = "file"\n')
+    await writeFile(this.#configPath, `[engine]\nlock_type = "file"\n${this.#options.config ?? ''}`)
   }
 
   /** What every call has before its command. */
