@@ -61,6 +61,8 @@ async function demonstrate (): Promise<void> {
     () => berth(places, 'run', '-d', '--json', image, 'sh', '-c', counting))) as Sandbox
   show(`its set-up: ${counter.timings.map(({ step: name, durationMs }) => `${name} ${Math.round(durationMs)} ms`).join(', ')}`)
 
+  show(await step('what it tries to reach is refused: networks are closed unless opened', () => tryNetwork(counter.id)))
+
   const killedAt = new Date()
   await step(`kill -9 ${daemon.pid}: the daemon dies, with the sandbox running`, () => endDaemon(daemon, 'SIGKILL'))
   await delay(500, undefined, { signal: interruption.signal })
@@ -73,6 +75,17 @@ async function demonstrate (): Promise<void> {
   const records = (await berth(places, 'logs', '--json', counter.id)).trimEnd().split('\n').map((line) => JSON.parse(line) as LogRecord)
   checkLog(records, killedAt, awayUntil)
   await step('berth rm: the sandbox is deleted', () => berth(places, 'rm', counter.id))
+}
+
+/** Answers what the host has written down about it. */
+async function tryNetwork (id: string): Promise<string> {
+  await berth(places, 'exec', id, 'sh', '-c', 'nc -w 2 203.0.113.1 443 < /dev/null; nslookup example.com; true')
+  // Decisions are merged for a second.
+  for (;;) {
+    const decisions = await berth(places, 'network', 'decisions', id, '--denied')
+    if (decisions.includes('203.0.113.1') && decisions.includes('example.com')) return decisions
+    await delay(100, undefined, { signal: interruption.signal })
+  }
 }
 
 async function findSandbox (id: string): Promise<Sandbox> {
