@@ -1,5 +1,6 @@
 import { credentials, Metadata, makeClientConstructor, setLogVerbosity, logVerbosity, status, type Client, type ChannelOptions, type ServiceError } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
+import { X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { BerthError } from '../errors.ts'
@@ -15,6 +16,7 @@ export interface GatewayClientOptions {
   tokenFile: string
   /** PEM of the authorities that may have signed the gateway's certificate; absent: plain text. */
   caFile?: string
+  callTimeoutMs?: number
 }
 
 interface WorkerStub extends Client {
@@ -25,7 +27,7 @@ interface WorkerStub extends Client {
 type Unary<Request, Response> = (request: Request, metadata: Metadata, options: { deadline: number }, done: (error: ServiceError | null, response?: Response) => void) => unknown
 
 const protoPath = fileURLToPath(new URL('../../proto/worker.proto', import.meta.url))
-const callTimeoutMs = 5000
+const usualCallTimeoutMs = 5000
 const tokenBytes = { minBytes: 1, maxBytes: 4096 }
 const channelOptions: ChannelOptions = {
   // A gateway that is back is found soon.
@@ -59,16 +61,10 @@ export class GatewayClient implements AddressSource {
     await readToken(options.tokenFile).catch((error: unknown) => { throw invalidConfig('BERTH_GATEWAY_TOKEN_FILE', error) })
     const certificates = options.caFile === undefined
       ? undefined
-      : await readFile(options.caFile).catch((error: unknown) => { throw invalidConfig('BERTH_GATEWAY_CA_FILE', error) })
+      : await readCertificates(options.caFile).catch((error: unknown) => { throw invalidConfig('BERTH_GATEWAY_CA_FILE', error) })
     // What fails is told by the calls; the log is JSON.
     setLogVerbosity(logVerbosity.NONE)
-    const client = new GatewayClient(options, certificates)
-    try {
-      client.#connect()
-    } catch (error) {
-      throw invalidConfig('BERTH_GATEWAY_CA_FILE', error)
-    }
-    return client
+    return new GatewayClient(options, certificates)
   }
 
   async allocate (leaseId: string): Promise<AddressLease> {
@@ -101,7 +97,7 @@ export class GatewayClient implements AddressSource {
     if (this.#isClosed) throw unavailable('the daemon is ending; try again when it is back')
     const stub = this.#stub ?? this.#connect()
     const { promise, resolve, reject } = Promise.withResolvers<T>()
-    start(stub, metadata, { deadline: Date.now() + callTimeoutMs }, (error, response) => error ? reject(error) : resolve(response as T))
+    start(stub, metadata, { deadline: Date.now() + (this.#options.callTimeoutMs ?? usualCallTimeoutMs) }, (error, response) => error ? reject(error) : resolve(response as T))
     return await promise.catch((error: unknown) => {
       // A connection over which nothing comes back any more would be believed in for a quarter of an hour.
       if (codeOf(error) === status.DEADLINE_EXCEEDED && this.#stub === stub) {
@@ -126,6 +122,17 @@ async function readToken (path: string): Promise<string> {
   const token = (await readSecretFile(path, tokenBytes)).toString('utf8').trim()
   if (!/^[\x21-\x7e]+$/.test(token)) throw new Error('it holds no token: one line of letters, digits and signs')
   return token
+}
+
+async function readCertificates (path: string): Promise<Buffer> {
+  const pem = await readFile(path)
+  try {
+    // The first of them; gRPC itself takes anything.
+    void new X509Certificate(pem)
+  } catch (cause) {
+    throw new Error('it holds no certificate in PEM', { cause })
+  }
+  return pem
 }
 
 function codeOf (error: unknown): status | undefined {

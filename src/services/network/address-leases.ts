@@ -8,6 +8,11 @@ import type { AddressLease, AddressSource } from './address-source.ts'
 import type { NetworkPlan, NetworkSlot } from './network-plan.ts'
 import type { SlotMaker } from './slot-pool.ts'
 
+interface UsedAddress {
+  address: string
+  device: string | undefined
+}
+
 export interface AddressLeasesOptions {
   source: AddressSource
   /** With `leasedPool4`, the network that the source gives addresses from. */
@@ -15,7 +20,7 @@ export interface AddressLeasesOptions {
   /** A file for each lease that this host may have: what is lent is known to the next daemon. */
   dir: string
   /** IPv4 addresses that this host has or leads to somewhere, with their devices. */
-  listUsed: () => Promise<ReadonlyArray<{ address: string, device: string | undefined }>>
+  listUsed: () => Promise<readonly UsedAddress[]>
   logger: Logger
   /** How long after the end of its slot an address is given back: the kernel takes the veth away later, and remembers connections. */
   restMs?: number
@@ -76,19 +81,20 @@ export class AddressLeases {
    * @throws BerthError of the source; unavailable `address_refused` for an answer that cannot be used.
    */
   async lease (slots: readonly NetworkSlot[]): Promise<NetworkSlot[]> {
-    const [used, ...outcomes] = await Promise.all([this.#options.listUsed(), ...slots.map(async slot => {
-      return await this.#allocate(slot.netns).then(lease => ({ slot, lease }), (error: unknown) => ({ slot, error }))
-    })])
+    // All are waited for, whatever fails: what is released must not be under way any more.
+    const [used, ...outcomes] = await Promise.all([
+      settle(this.#options.listUsed()), ...slots.map(async slot => ({ slot, ...await settle(this.#allocate(slot.netns)) })),
+    ])
+    if ('error' in used) throw used.error
     const leased: NetworkSlot[] = []
     const failures: unknown[] = []
     for (const outcome of outcomes) {
-      const { slot } = outcome
       if ('error' in outcome) {
         failures.push(outcome.error)
         continue
       }
-      const { lease } = outcome
-      const problem = this.#problemOf(lease, used.find(({ address, device }) => address === lease.ipv4 && device !== slot.device)?.device)
+      const { slot, value: lease } = outcome
+      const problem = this.#problemOf(slot, lease, used.value)
       if (problem === undefined) {
         this.#addresses.set(lease.ipv4, slot.netns)
         leased.push({ ...slot, ipv4: lease.ipv4 })
@@ -137,7 +143,7 @@ export class AddressLeases {
   }
 
   /** What is wrong with an answer; it follows "which". */
-  #problemOf ({ ipv4, gateway4, prefixLength }: AddressLease, usedBy: string | undefined): string | undefined {
+  #problemOf ({ netns, device }: NetworkSlot, { ipv4, gateway4, prefixLength }: AddressLease, used: readonly UsedAddress[]): string | undefined {
     const { leasedPool4 = '', gateway4: ownGateway } = this.#options.plan
     const pool = parseNetwork(leasedPool4)
     const address = parseAddress(ipv4)
@@ -149,9 +155,11 @@ export class AddressLeases {
     if (!liesWithin(network, pool)) return `is of ${formatNetwork(network)}, more than ${leasedPool4}: set BERTH_GATEWAY_IPV4_POOL to ${formatNetwork(network)}`
     const isEdge = network.prefixLength < 31 && (address.value === network.first || address.value === network.first + sizeOf(network) - 1n)
     if (isEdge || ipv4 === gateway4) return `is no host's of ${formatNetwork(network)}: see the gateway`
-    if (ipv4 === ownGateway || usedBy !== undefined) return `this host already has, on ${usedBy ?? 'lo'}: see that nothing but the gateway gives out addresses of ${leasedPool4}`
+    // What is left of the slot's own link goes when it is built.
+    const user = used.find(known => known.address === ipv4 && known.device !== device)
+    if (user || ipv4 === ownGateway) return `this host already has, on ${user?.device ?? 'lo'}: see that nothing but the gateway gives out addresses of ${leasedPool4}`
     const other = this.#addresses.get(ipv4)
-    return other === undefined ? undefined : `it also gave to ${other}: see the gateway`
+    return other === undefined || other === netns ? undefined : `it also gave to ${other}: see the gateway`
   }
 
   #schedule (): void {
@@ -198,4 +206,8 @@ export class AddressLeases {
     await rm(join(this.#options.dir, lease), { force: true })
     this.#due.delete(lease)
   }
+}
+
+async function settle<T> (work: Promise<T>): Promise<{ value: T } | { error: unknown }> {
+  return await work.then(value => ({ value }), (error: unknown) => ({ error }))
 }
