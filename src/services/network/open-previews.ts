@@ -1,5 +1,7 @@
 import { Agent } from 'node:http'
+import type { TcpNetConnectOpts } from 'node:net'
 import { BerthError } from '../../errors.ts'
+import { connectToProgram } from './program-socket.ts'
 
 export interface OpenPreviewsOptions {
   /** Told when a preview begins and ends, and every so often while one is open. */
@@ -31,8 +33,14 @@ const defaultActivityEveryMs = 10_000
 /** How long a connection without a request is kept; programs commonly give up theirs after 5 s, and say so. */
 const idleConnectionMs = 15_000
 
+class ProgramAgent extends Agent {
+  override createConnection (options: object) {
+    return connectToProgram(options as TcpNetConnectOpts)
+  }
+}
+
 /** Gives no connection to a second request. */
-class FreshAgent extends Agent {
+class FreshAgent extends ProgramAgent {
   override keepSocketAlive (): boolean {
     return false
   }
@@ -97,7 +105,7 @@ export class OpenPreviews {
 
   #open (sandboxId: string): OpenSandbox {
     const agents = {
-      kept: new Agent({ keepAlive: true, timeout: idleConnectionMs, maxFreeSockets: 16, scheduling: 'lifo' }),
+      kept: new ProgramAgent({ keepAlive: true, timeout: idleConnectionMs, maxFreeSockets: 16, scheduling: 'lifo' }),
       fresh: new FreshAgent({ keepAlive: true }),
     }
     const open = { agents, cuts: new Set<() => void>() }

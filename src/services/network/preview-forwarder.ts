@@ -6,6 +6,7 @@ import { request as httpRequest, type Agent, type ClientRequest, type IncomingMe
 import type { Duplex } from 'node:stream'
 import { BerthError } from '../../errors.ts'
 import { OpenPreviews, type OpenPreviewsOptions, type PreviewAgents } from './open-previews.ts'
+import { sendAnswer } from './preview-body.ts'
 import { answerHeaders, pairs, requestHeaders, type AnswerFacts, type RawHeaders } from './preview-headers.ts'
 import { joinUpgraded } from './preview-upgrade.ts'
 
@@ -255,22 +256,6 @@ function sendHead (answer: IncomingMessage, attempt: Attempt): void {
   call.onAnswer?.()
   // A head whose body comes later goes out alone; with one that is there it shares a packet.
   setImmediate(() => { if (!response.writableEnded && !response.destroyed) response.flushHeaders() })
-}
-
-/** Ends when the answer is out; rejects when either side breaks it off. */
-function sendAnswer (answer: IncomingMessage, response: ServerResponse): Promise<void> {
-  return new Promise((resolve, reject) => {
-    answer.pipe(response, { end: false })
-    answer.once('end', () => {
-      if (answer.rawTrailers.length > 0) response.addTrailers([...pairs(answer.rawTrailers)])
-      response.end()
-    })
-    answer.once('error', reject)
-    answer.once('close', () => { if (!answer.complete) reject(new Error('the program broke off its answer')) })
-    response.once('error', reject)
-    response.once('finish', resolve)
-    response.once('close', () => response.writableFinished ? resolve() : reject(new Error('the client went away')))
-  })
 }
 
 /** Takes what a client still sends to nobody, so that it comes to read its answer; not for ever. */
