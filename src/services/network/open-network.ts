@@ -54,7 +54,7 @@ export interface OpenNetwork {
   gateways: { gateway4: string, gateway6?: string }
   /** Takes over the networks that sandboxes have, removes those that belong to none, and begins to make others ready. */
   adopt: (held: Iterable<{ sandboxId: string, spec: NetworkSpec, held: HeldNetwork }>) => Promise<void>
-  /** Opens this port of the gateway to sandboxes that may reach the host's API. */
+  /** The host's API is there: opens this port of the gateway to sandboxes that may reach it, and starts the network server. */
   exposeApi: (port: number) => Promise<void>
   /** What a sandbox has sent and received; undefined for one that has no network. */
   traffic: (sandboxId: string) => Promise<Traffic | undefined>
@@ -125,6 +125,13 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
     await leases?.close()
   }
 
+  let isStarted = false
+  function startServer (): void {
+    if (isStarted) return
+    isStarted = true
+    server.start().catch((error: unknown) => logger.error({ err: error }, 'the network server could not be started'))
+  }
+
   return {
     manager,
     gateways: { gateway4: plan.gateway4, ...(hasIpv6 ? { gateway6: plan.gateway6 } : {}) },
@@ -133,13 +140,17 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
       // First of all: what belongs to no sandbox loses every right.
       await filter.reload()
       if (options.isReclaiming) return
-      server.start().catch((error: unknown) => logger.error({ err: error }, 'the network server could not be started'))
+      if (!manager.isIdle) startServer()
       const dirty = await strangers()
       await maker.destroy(dirty)
       await leases?.adopt(manager.rules().map(({ slot }) => slot))
       pool.open(manager.takenSlots(), new Set(dirty.map(({ number }) => number)))
     },
-    exposeApi: port => filter.exposeApi(port),
+    async exposeApi (port) {
+      await filter.exposeApi(port)
+      // Not before: its start takes a third of a second of a processor, which nobody waits for yet.
+      startServer()
+    },
     async traffic (sandboxId) {
       const device = manager.deviceOf(sandboxId)
       return device === undefined ? undefined : await readTraffic(device)
