@@ -166,6 +166,38 @@ export class NetworkWorld {
     return await this.#in(this.outsideNs, argv)
   }
 
+  /** What daemons have on this host: tables of the packet filter, links, addresses. */
+  async parts (): Promise<string[]> {
+    const [tables, links, addresses] = await Promise.all([
+      this.onHost('nft', 'list', 'tables'), this.onHost('ip', '-o', 'link', 'show'), this.onHost('ip', '-o', 'address', 'show', 'dev', 'lo'),
+    ])
+    return [
+      ...Array.from(tables.matchAll(/ (berth_\w+)$/gm), ([, name]) => `table ${name}`),
+      ...Array.from(links.matchAll(/^\d+: (bv\w+)/gm), ([, name]) => `link ${name}`),
+      ...Array.from(addresses.matchAll(/inet6? ((?:10\.200\.|fd00:a1b2:)\S+)/g), ([, address]) => `address ${address}`),
+    ]
+  }
+
+  /** All that is not a daemon's on this host: rules, addresses, routes. */
+  async foreignParts (): Promise<string> {
+    const [ruleset, ...lists] = await Promise.all([
+      this.onHost('nft', 'list', 'ruleset'), ...['address', 'route', '-6 route', 'rule'].map(what => this.onHost('ip', '-o', ...what.split(' '), 'show')),
+    ])
+    const isOurs = /10\.200\.|fd00:a1b2:|\bbv[0-9a-f]{10}/
+    const ownLines = lists.flatMap(list => list.split('\n')).filter(line => !isOurs.test(line))
+    return [ruleset?.replace(/^table inet berth_\w+ \{\n[^]*?^\}\n/gm, ''), ...ownLines].join('\n')
+  }
+
+  /** What a host forgets when it restarts. */
+  async forget (): Promise<void> {
+    await this.onHost('nft', 'flush', 'ruleset')
+    for (const part of await this.parts()) {
+      const [kind = '', name = ''] = part.split(' ')
+      await this.onHost('ip', ...kind === 'link' ? ['link', 'delete', name] : ['address', 'delete', name, 'dev', 'lo'])
+    }
+    await this.onHost('sh', '-c', 'echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding')
+  }
+
   /** Counts packets that leave the host and match, words of nft(8), from here on. */
   async watch (name: string, match: string): Promise<void> {
     const chain = `inet watch_${name} out`
@@ -227,8 +259,10 @@ export class NetworkWorld {
   async #end (): Promise<void> {
     const failures: unknown[] = []
     for (const end of this.#ends) await end().catch((error: unknown) => failures.push(error))
+    const left = await this.parts().catch(() => [])
     await this.#remove()
     if (failures.length > 0) throw failures[0]
+    assert.deepEqual(left, [], 'nothing of a daemon is left on the host')
   }
 
   async #remove (): Promise<void> {
