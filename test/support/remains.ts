@@ -39,11 +39,14 @@ function isDaemon (line: string): boolean {
   return line.startsWith('process ') && (line.includes(' --state-dir ') || line.includes('/network-server.ts '))
 }
 
-/** Devices of sandboxes that the packet filter has rules for. Without them a network is one that is kept ready. */
+/** Slots of sandboxes that the packet filter has rules for, in whatever set. Without any a network is one that is kept ready. */
 async function findRules (hostId: string): Promise<string[]> {
+  if (hostId === '') return []
   const tag = tagOf(hostId)
-  const { stdout } = await run('nft', ['list', 'set', 'inet', `berth_${tag}`, 'source4']).catch(() => ({ stdout: '' }))
-  return [...new Set(stdout.match(new RegExp(`bv${tag}[0-9a-f]{4}`, 'g')))].map(device => `rules of ${device}`)
+  const { stdout } = await run('nft', ['list', 'table', 'inet', `berth_${tag}`]).catch(() => ({ stdout: '' }))
+  // Budgets name devices too, and forget them by themselves.
+  const sets = stdout.split(/^\t(?=set|map|chain|counter)/m).filter(text => /^(set|map) /.test(text) && !/^set \w*(budget|connections) /.test(text))
+  return [...new Set(sets.join('').match(new RegExp(`bv${tag}[0-9a-f]{4}`, 'g')))].map(device => `rules of ${device}`)
 }
 
 async function findContainers (runDir: string): Promise<string[]> {
