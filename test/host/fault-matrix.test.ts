@@ -16,8 +16,17 @@ const steps = sandboxSteps({} as StepParts).map(({ name }) => name)
 const newestFirst = [...steps].reverse()
 const moments = ['before', 'after'] as const
 
-/** A limit on its disk lets a sandbox hold every kind of resource. */
-const input = { image: 'berth/base', resources: { diskBytes: 64 * 1024 ** 2 } } satisfies SandboxCreate
+/** A limit on its disk and all that a network may have let a sandbox hold every kind of resource. */
+const input = {
+  image: 'berth/base',
+  resources: { diskBytes: 64 * 1024 ** 2 },
+  network: {
+    egress: { allow: ['allowed.test', '*.wild.test'], deny: ['forbidden.test'] },
+    publish: [{ port: 7000 }, { port: 7000, protocol: 'udp' }],
+    bandwidth: { uploadBitsPerSecond: 10_000_000, downloadBitsPerSecond: 10_000_000 },
+    gateway: true,
+  },
+} satisfies SandboxCreate
 
 class FaultyDaemon {
   readonly daemon: TestDaemon
