@@ -1,10 +1,12 @@
 /** Settings of the running kernel, by their path below /proc/sys: `net/ipv4/ip_forward`. Those of the network are of this network namespace. */
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 
 /** The value, or undefined when this kernel has no such setting. */
 export async function readSysctl (path: string): Promise<string | undefined> {
   try {
-    return (await readFile(`/proc/sys/${path}`, 'latin1')).trim()
+    // The kernel answers out of memory, in microseconds; by way of other threads a busy host takes milliseconds.
+    return readFileSync(`/proc/sys/${path}`, 'latin1').trim()
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     throw error
