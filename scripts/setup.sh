@@ -54,7 +54,7 @@ programs='curl:curl conmon:conmon tini-static:tini catatonit:catatonit runc:runc
   tc:iproute2 unshare:util-linux fusermount3:fuse3 umoci:umoci mkfs.ext4:e2fsprogs nsenter:util-linux losetup:mount'
 
 test_programs='docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo openssl:openssl'
-bench_programs='podman:podman'
+bench_programs='podman:podman iperf3:iperf3'
 
 missing_packages () {
   local entry wanted=$programs
@@ -233,7 +233,7 @@ list_by_hand () {
     "conmon >= 2.1, runc, runsc (gVisor) of July 2024 or later, tini (static), catatonit, busybox (static)," \
     'nftables, iproute2, fuse3, umoci, e2fsprogs, util-linux;' \
     'for images that load lazily erofs-utils >= 1.8 and gztool >= 1.8 (without them images are unpacked);' \
-    'for the tests docker-registry, htpasswd, skopeo, openssl; for the benchmarks podman' \
+    'for the tests docker-registry, htpasswd, skopeo, openssl; for the benchmarks podman, iperf3' \
     "gVisor: https://gvisor.dev/docs/user_guide/install/   then 'bin/berth doctor' says what is left"
 }
 
