@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { createServer, type AddressInfo } from 'node:net'
 import { Writable } from 'node:stream'
 import { test } from 'node:test'
+import type { Command } from 'commander'
 import { buildProgram } from '../../../src/cli/program.ts'
 import { describeSize, describeSpan, parseDuration, parseSize } from '../../../src/cli/units.ts'
 import { closingPipe, id, refuse, run, sandbox, start, startFakeDaemon } from './fake-daemon.ts'
@@ -41,7 +42,8 @@ test('help is no error', async () => {
 
 test('every command that prints takes --json', () => {
   const program = buildProgram(start(undefined, []).context)
-  for (const command of program.commands.filter(one => one.name() !== 'serve')) {
+  const leaves = (command: Command): Command[] => command.commands.length === 0 ? [command] : command.commands.flatMap(leaves)
+  for (const command of leaves(program).filter(one => one.name() !== 'serve')) {
     assert.ok(command.options.some(option => option.long === '--json'), command.name())
   }
 })
