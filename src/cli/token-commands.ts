@@ -33,7 +33,7 @@ export function addTokenCommands (program: Command, shell: Shell, act: (work: Pr
   token.command('revoke').summary('revoke tokens of a sandbox').description('Revokes tokens: they are invalid at once, and so are the browser sessions that they began.')
     .argument('<ID>', 'id or the unique beginning of one')
     .argument('<TOKEN_ID...>', 'as berth token list shows them')
-    .option('--json', 'print a JSON array of what was revoked')
+    .option('--json', 'print one JSON object a line')
     .action((id: string, tokenIds: string[], flags: Flags) => act(revoke(shell, id, tokenIds, flags)))
   program.command('preview').summary('print an address that shows a port in a browser').description('Prints an address that shows a port of a sandbox in a browser. It lets in once, within 30 seconds; the browser stays in for 12 hours.')
     .argument('<ID>', 'id or the unique beginning of one')
@@ -71,9 +71,8 @@ async function revoke (shell: Shell, given: string, tokenIds: string[], flags: F
   const id = await resolveSandboxId(shell.client(), given)
   for (const tokenId of tokenIds) {
     await shell.client().request('DELETE', `/v1/sandboxes/${id}/tokens/${encodeURIComponent(tokenId)}`)
-    if (!flags.json) await shell.output.line(tokenId)
+    await shell.output.line(flags.json ? JSON.stringify({ id: tokenId, revoked: true }) : tokenId)
   }
-  if (flags.json) await shell.output.json(tokenIds)
   return 0
 }
 
