@@ -217,7 +217,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     onError: error => logger.warn({ err: error }, 'counters of the packet filter could not be read'),
   })
   const ports = new PortLister({ execs })
-  const forwarder: PreviewForwarder = new PreviewForwarder({ targets: sandboxes, onActivity: id => sandboxes.noteActivity(id) })
+  const forwarder: PreviewForwarder = new PreviewForwarder({ targets: sandboxes, beginActivity: id => sandboxes.beginActivity(id) })
   stack.defer('previews', () => forwarder.open.close())
   const tickets = new TicketStore()
   const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes })

@@ -56,7 +56,10 @@ export async function buildPreviewRig (t: TestContext, options: { connectTimeout
         return { host: options.host ?? '127.0.0.1' }
       },
     },
-    onActivity: id => activity.push(id),
+    beginActivity (id) {
+      activity.push(`${id} begins`)
+      return () => { activity.push(`${id} ends`) }
+    },
     ...(options.connectTimeoutMs === undefined ? {} : { connectTimeoutMs: options.connectTimeoutMs }),
   })
   const closing = new AbortController()

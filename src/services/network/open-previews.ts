@@ -4,8 +4,8 @@ import { BerthError } from '../../errors.ts'
 import { connectToProgram } from './program-socket.ts'
 
 export interface OpenPreviewsOptions {
-  /** Told when a preview begins and ends, and every so often while one is open. */
-  onActivity?: (sandboxId: string) => void
+  /** Told when a preview begins; what it answers is called at its end. Both also every so often while one is open, for those who write down times. */
+  beginActivity?: (sandboxId: string) => () => void
   /** Between two such tellings, in milliseconds. */
   activityEveryMs?: number
 }
@@ -54,7 +54,7 @@ export class OpenPreviews {
   #isClosed = false
 
   constructor (options: OpenPreviewsOptions = {}) {
-    this.#options = { onActivity: () => {}, activityEveryMs: defaultActivityEveryMs, ...options }
+    this.#options = { beginActivity: () => () => {}, activityEveryMs: defaultActivityEveryMs, ...options }
     this.#ticker = setInterval(() => this.#tick(), this.#options.activityEveryMs)
     this.#ticker.unref()
   }
@@ -71,11 +71,11 @@ export class OpenPreviews {
     }
     open.cuts.add(cut)
     if (this.#isClosed) cut()
-    this.#options.onActivity(sandboxId)
+    const endActivity = this.#options.beginActivity(sandboxId)
     return {
       agents: open.agents,
       end: () => {
-        if (open.cuts.delete(cut)) this.#options.onActivity(sandboxId)
+        if (open.cuts.delete(cut)) endActivity()
       },
     }
   }
@@ -115,7 +115,7 @@ export class OpenPreviews {
 
   #tick (): void {
     for (const [sandboxId, { agents, cuts }] of this.#bySandbox) {
-      if (cuts.size > 0) this.#options.onActivity(sandboxId)
+      if (cuts.size > 0) this.#options.beginActivity(sandboxId)()
       else if (Object.keys(agents.kept.freeSockets).length === 0) this.#bySandbox.delete(sandboxId)
     }
   }

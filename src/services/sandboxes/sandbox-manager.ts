@@ -170,9 +170,9 @@ export class SandboxManager {
     return { host: record.heldNetwork.ipv4 }
   }
 
-  /** Something came in from outside: it is not idle. */
-  noteActivity (id: string): void {
-    this.#sandboxes.get(id)?.clock.beginActivity()()
+  /** Something comes in from outside: the sandbox is not idle until what is answered is called. */
+  beginActivity (id: string): () => void {
+    return this.#sandboxes.get(id)?.clock.beginActivity() ?? (() => {})
   }
 
   async start (id: string): Promise<Sandbox> {
