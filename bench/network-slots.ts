@@ -49,6 +49,7 @@ const batch = 32
 // The pool is filled up when half of it is left, and twenty come at once.
 const poolSize = 64
 const reconciliations = 3
+const apiPort = 8070
 const signal = new AbortController().signal
 
 const specOf = (egress: NetworkSpec['egress']): NetworkSpec => ({ egress, publish: [], gateway: false })
@@ -80,7 +81,7 @@ class Bench {
       resolvers: [resolver],
       publishAddress: '127.0.0.1',
       configureHost: true,
-      apiPort: 0,
+      apiPort,
       serverDir: join(dir, 'network-server'),
       serverPath: fileURLToPath(new URL('../src/network-server.ts', import.meta.url)),
       serverLogPath: join(dir, 'network-server.log'),
@@ -89,6 +90,7 @@ class Bench {
       onDecision: () => {},
     })
     await this.#network.adopt([...this.#held].map(([sandboxId, network]) => ({ sandboxId, ...network })))
+    if (!isReclaiming) await this.#network.exposeApi(apiPort)
   }
 
   async setup (id: string, egress: NetworkSpec['egress']): Promise<HeldNetwork> {
