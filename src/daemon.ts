@@ -248,6 +248,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     rotator,
     places,
     deletedRetentionMs: config.deletedRetentionMs,
+    checkNetwork: () => network.check(),
     prune: async () => { await events.prune(); idempotency.prune(); await decisions.prune(); await images.sweep() },
     logger,
   })

@@ -56,6 +56,8 @@ export interface OpenNetwork {
   adopt: (held: Iterable<{ sandboxId: string, spec: NetworkSpec, held: HeldNetwork }>) => Promise<void>
   /** The host's API is there: opens this port of the gateway to sandboxes that may reach it, and starts the network server. */
   exposeApi: (port: number) => Promise<void>
+  /** Looks whether the rules are in force, and sees to it. */
+  check: () => Promise<void>
   /** What a sandbox has sent and received; undefined for one that has no network. */
   traffic: (sandboxId: string) => Promise<Traffic | undefined>
   /** Packets that were refused so far, by reason. */
@@ -151,6 +153,7 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
       // Not before: its start takes a third of a second of a processor, which nobody waits for yet.
       startServer()
     },
+    check: () => filter.check(),
     async traffic (sandboxId) {
       const device = manager.deviceOf(sandboxId)
       return device === undefined ? undefined : await readTraffic(device)

@@ -3,7 +3,7 @@ import type { Nftables } from '../../host/nftables.ts'
 import { readForwarding } from './forwarding.ts'
 import type { NetworkPlan } from './network-plan.ts'
 import { RuleQueue } from './rule-queue.ts'
-import { readDenials, readOpened } from './ruleset-state.ts'
+import { hasTable, readDenials, readOpened } from './ruleset-state.ts'
 import type { Counters } from './ruleset-text.ts'
 import { addSandbox, changeSandbox, fullRules, openAddress, removeSandbox, type OpenedAddress, type SandboxRules } from './ruleset.ts'
 
@@ -35,6 +35,14 @@ export class PacketFilter {
   /** Loads all rules in one transaction; connections that they allow go on. */
   async reload (): Promise<void> {
     await this.#queue.reload()
+  }
+
+  /** Loads all rules if somebody has removed the table, as the start of another firewall does that begins with `flush ruleset`. */
+  async check (): Promise<void> {
+    const { nftables, plan, logger } = this.#options
+    if (await hasTable(nftables, plan)) return
+    logger.error({ table: plan.table }, 'somebody removed the rules of the packet filter; they are loaded again')
+    await this.reload()
   }
 
   /** Lets the sandboxes that may reach it reach the host's API, at this port of the gateway. */
@@ -94,7 +102,7 @@ export class PacketFilter {
 
   async #fullRules (): Promise<string> {
     const { plan, nftables, rules } = this.#options
-    const [isForwarded, counters, kept] = await Promise.all([readForwarding(), readDenials(nftables, plan), readOpened(nftables, plan)])
+    const [isInPlace, isForwarded, counters, kept] = await Promise.all([hasTable(nftables, plan), readForwarding(), readDenials(nftables, plan), readOpened(nftables, plan)])
     // Only now: whoever waits for this is among them.
     const sandboxes = rules()
     const slots = new Map(sandboxes.flatMap(({ slot }) => [[slot.ipv4, slot], [slot.ipv6, slot]]))
@@ -103,6 +111,6 @@ export class PacketFilter {
       return slot ? [{ slot, ...open }] : []
     })
     for (const one of opened) this.#remember(one)
-    return fullRules(plan, { ...(this.#apiPort === 0 ? {} : { apiPort: this.#apiPort }), sandboxes, opened, counters, isForwarded })
+    return fullRules(plan, { ...(this.#apiPort === 0 ? {} : { apiPort: this.#apiPort }), sandboxes, opened, counters, isForwarded, isInPlace })
   }
 }

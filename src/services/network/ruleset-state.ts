@@ -1,7 +1,7 @@
 /** What only the kernel knows of a daemon's table: how often it refused, and which addresses it keeps open for whom, how long. */
 import type { Nftables } from '../../host/nftables.ts'
 import type { NetworkPlan } from './network-plan.ts'
-import { denyReasons, type Counters } from './ruleset-text.ts'
+import { denyReasons, structureMark, type Counters } from './ruleset-text.ts'
 
 /** An address that a name stood for, by the address of the sandbox that may reach it. */
 export interface KeptOpen {
@@ -26,6 +26,11 @@ export async function readDenials (nftables: Pick<Nftables, 'list'>, { table }: 
   const listed = await nftables.list(`list counters table inet ${table}`).catch(() => []) as ListedCounter[]
   const byName = new Map(listed.flatMap(({ counter }) => counter ? [[counter.name, { packets: counter.packets, bytes: counter.bytes }]] : []))
   return Object.fromEntries(denyReasons.map(({ reason, counter }) => [reason, byName.get(counter) ?? { packets: 0, bytes: 0 }]))
+}
+
+/** Whether the kernel has a daemon's table as this version of Berth makes it. */
+export async function hasTable (nftables: Pick<Nftables, 'list'>, plan: NetworkPlan): Promise<boolean> {
+  return await nftables.list(`list chain inet ${plan.table} ${structureMark(plan)}`).then(() => true, () => false)
 }
 
 /** Nothing where there is no table. */

@@ -12,6 +12,7 @@
  * Each packet in either direction is checked, not only the first of a flow: a policy that changes cuts what runs.
  * All that is particular to a sandbox is an element of a set, which costs the same however many there are.
  */
+import { createHash } from 'node:crypto'
 import type { DecisionReason } from '../../schemas/network.ts'
 import { forbiddenRanges, privateRanges } from './address-classes.ts'
 import { servicePorts, type NetworkPlan } from './network-plan.ts'
@@ -71,16 +72,42 @@ export interface TableFacts {
   counters?: Counters
   /** Whether the host passes packets of a family on; both when absent. */
   isForwarded?: { ipv4: boolean, ipv6: boolean }
+  /** The kernel has a table of this structure: what is in it is replaced, and the table stays. */
+  isInPlace?: boolean
 }
 
 const everyFamily = { ipv4: true, ipv6: true }
 
 /** One transaction that puts the table in the place of what is there, with no sandbox in it. */
-export function tableText (plan: NetworkPlan, { apiPort, counters = {}, isForwarded = everyFamily }: TableFacts): string {
+export function tableText (plan: NetworkPlan, facts: TableFacts): string {
   return [
-    `add table inet ${plan.table}`,
-    `delete table inet ${plan.table}`,
+    ...facts.isInPlace ? emptying(plan) : [`add table inet ${plan.table}`, `delete table inet ${plan.table}`],
     `table inet ${plan.table} {`,
+    `chain ${structureMark(plan)} { }`,
+    ...contentText(plan, facts),
+    '}',
+    '',
+  ].join('\n')
+}
+
+/** An empty chain by whose name a table is known that has the same sets and chains, whatever is in them. */
+export function structureMark (plan: NetworkPlan): string {
+  return `structure_${createHash('sha256').update(contentText(plan, { isForwarded: { ipv4: false, ipv6: false } }).join('\n')).digest('hex').slice(0, 12)}`
+}
+
+/**
+ * Takes everything out of a table of the same structure, for the same transaction to put it in anew. A table that is deleted and made again
+ * refuses, at that moment, packets that are half-way through its old rules: their sets are empty by then, and connections get a reset.
+ * What the kernel counts by sandbox stays.
+ */
+function emptying (plan: NetworkPlan): string[] {
+  const kept = /_budget|connections/
+  const names = setsText(plan).flatMap(line => /^(set|map) (\S+)/.exec(line)?.slice(1, 3).join(` inet ${plan.table} `) ?? [])
+  return [`flush table inet ${plan.table}`, ...names.filter(name => !kept.test(name)).map(name => `flush ${name}`)]
+}
+
+function contentText (plan: NetworkPlan, { apiPort, counters = {}, isForwarded = everyFamily }: TableFacts): string[] {
+  return [
     ...setsText(plan),
     ...denyReasons.map(({ reason, counter }) => `counter ${counter} { packets ${counters[reason]?.packets ?? 0} bytes ${counters[reason]?.bytes ?? 0} }`),
     ...refusals(plan),
@@ -90,9 +117,7 @@ export function tableText (plan: NetworkPlan, { apiPort, counters = {}, isForwar
     ...hostChains(plan, apiPort),
     ...unforwarded(plan, isForwarded),
     ...translations(plan),
-    '}',
-    '',
-  ].join('\n')
+  ]
 }
 
 function setsText (plan: NetworkPlan): string[] {

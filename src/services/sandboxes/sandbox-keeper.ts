@@ -13,6 +13,8 @@ export interface SandboxKeeperOptions {
   rotator: LogRotator
   places: HostPlaces
   deletedRetentionMs: number
+  /** Looks whether the rules of networks are in force. */
+  checkNetwork: () => Promise<void>
   /** Prunes what grows beside the sandboxes: events, idempotency keys. */
   prune: () => Promise<void>
   logger: Logger
@@ -21,6 +23,7 @@ export interface SandboxKeeperOptions {
 /** What is looked after while sandboxes run, each with how often, in milliseconds. */
 const chores = [
   { name: 'deadlines', everyMs: 1000 },
+  { name: 'network', everyMs: 1000 },
   { name: 'logs', everyMs: 1000 },
   { name: 'monitors', everyMs: 5000 },
   { name: 'clocks', everyMs: 10_000 },
@@ -70,6 +73,7 @@ export class SandboxKeeper {
       }
       await this.#options.execs.sweep(now)
     },
+    network: () => this.#options.checkNetwork(),
     logs: async () => {
       const { rotator, places, execs } = this.#options
       const sandboxLogs = this.#live().map(({ record }) => places.sandbox(record.id)).map(({ dir, bundleDir }) => ({ dir, bundleDir }))
