@@ -3,6 +3,7 @@
  * streaming, with back-pressure, nothing buffered, no limit of time but for connecting.
  */
 import { request as httpRequest, type Agent, type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { BerthError } from '../../errors.ts'
 import { OpenPreviews, type OpenPreviewsOptions, type PreviewAgents } from './open-previews.ts'
@@ -166,7 +167,7 @@ export class PreviewForwarder {
       }
       call.onAnswer?.()
       const headers = answerHeaders(answer.rawHeaders, answerFacts(attempt))
-      void joinUpgraded({ client: tunnel.socket, clientHead: tunnel.head, program: socket, programHead: head, response, answer, headers }).then(done.resolve)
+      void joinUpgraded({ client: tunnel.socket, clientHead: tunnel.head, program: socket as Socket, programHead: head, response, answer, headers }).then(done.resolve)
     })
     upstream.on('error', error => {
       // What fails after the answer began shows in the answer; a program need not read a body to its end.

@@ -2,12 +2,14 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { pairs, type RawHeaders } from './preview-headers.ts'
+import { divert, pourInto } from './program-socket.ts'
 
 export interface UpgradedPair {
   client: Duplex
   /** What the client sent behind its request. */
   clientHead: Buffer
-  program: Duplex
+  /** As made by connectToProgram. */
+  program: Socket
   programHead: Buffer
   /** Owns the client's socket, and lets go of it. */
   response: ServerResponse
@@ -18,6 +20,8 @@ export interface UpgradedPair {
 }
 
 const keepAliveMs = 30_000
+/** Many stay open for hours with little to say. */
+const readBytes = 32 * 1024
 /** A WebSocket of which one side has ended has nothing more to say; other protocols go on in one direction. */
 const lingerMs = 1000
 
@@ -32,7 +36,8 @@ export function joinUpgraded (pair: UpgradedPair): Promise<void> {
   }
   const lines = ['HTTP/1.1 101 Switching Protocols', 'Connection: Upgrade', `Upgrade: ${answer.headers.upgrade ?? ''}`, ...[...pairs(pair.headers)].map(([name, value]) => `${name}: ${value}`)]
   client.write(`${lines.join('\r\n')}\r\n\r\n`, 'latin1')
-  if (pair.programHead.length > 0) client.write(pair.programHead)
+  // It lies where the next read will be.
+  if (pair.programHead.length > 0) client.write(Buffer.from(pair.programHead))
   if (pair.clientHead.length > 0) program.write(pair.clientHead)
   const closed = [[client, program], [program, client]].map(([socket, other]) => new Promise<void>(resolve => {
     // The other end is told by 'close' that this one broke.
@@ -52,6 +57,7 @@ export function joinUpgraded (pair: UpgradedPair): Promise<void> {
     for (const socket of [client, program]) socket.once('end', end)
   }
   client.pipe(program)
-  program.pipe(client)
+  divert(program, pourInto(client, program), readBytes)
+  program.once('end', () => client.end()).resume()
   return Promise.all(closed).then(() => undefined)
 }

@@ -192,3 +192,46 @@ test('what a program sends on a connection that waits for its next request answe
     assert.equal(connections, n)
   }
 })
+
+test('chunks of several programs at once do not mix, though they are read into the same memory', async t => {
+  const rig = await buildPreviewRig(t)
+  const { port } = await rig.serve((request, response) => {
+    const block = Buffer.alloc(50_000, request.url)
+    pipeline(Readable.from((function * () { for (let n = 0; n < 200; n++) yield block })(), { objectMode: false }), response).catch(() => {})
+  })
+  await Promise.all(['/one', '/two', '/three', '/four'].map(async path => {
+    const { answer } = await rig.open(rig.pathTo(port, path), { headers: rig.asAdmin })
+    assert.equal(answer.headers['content-length'], undefined)
+    const got = Buffer.concat(await answer.toArray() as Buffer[])
+    const block = Buffer.alloc(50_000, path)
+    assert.ok(got.equals(Buffer.concat(Array.from({ length: 200 }, () => block))), path)
+  }))
+})
+
+test('upgraded connections carry much both ways at once, unchanged, also behind the 101, and do not mix', async t => {
+  const rig = await buildPreviewRig(t)
+  const early = randomBytes(20_000)
+  const server = http.createServer().on('upgrade', (_request, socket: Socket) => {
+    socket.on('error', () => {})
+    socket.write(Buffer.concat([Buffer.from('HTTP/1.1 101 Switching Protocols\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\n'), early]))
+    socket.pipe(socket)
+  })
+  const { port, sockets } = await rig.listen(server)
+  await Promise.all([1, 2, 3].map(async () => {
+    const request = http.request({ host: '127.0.0.1', port: rig.port, path: rig.pathTo(port), headers: { ...rig.asAdmin, connection: 'Upgrade', upgrade: 'raw' } }).end()
+    const [, socket, head] = await once(request, 'upgrade') as [http.IncomingMessage, Socket, Buffer]
+    const sent = createHash('sha256').update(early)
+    const source = Readable.from((function * () { for (let n = 0; n < 20; n++) yield randomBytes(megabyte) })(), { objectMode: false }).on('data', chunk => sent.update(chunk as Buffer))
+    const got = createHash('sha256').update(head)
+    let bytes = head.length
+    const sending = pipeline(source, socket, { end: false })
+    for await (const chunk of socket) {
+      got.update(chunk as Buffer)
+      bytes += (chunk as Buffer).length
+      if (bytes === early.length + 20 * megabyte) break
+    }
+    await sending
+    assert.equal(got.digest('hex'), sent.digest('hex'))
+  }))
+  await until(() => sockets.size === 0 && rig.forwarder.open.count() === 0)
+})
