@@ -59,7 +59,7 @@ export async function measureReadiness (daemon: BerthDaemon, rounds: number): Pr
     fresh.push(await daemon.start())
     // The daemon leaves its network server only where a sandbox needs it.
     const { id } = await daemon.create()
-    const [pid] = await findPids('node', daemon.runDir)
+    const pid = (await findPids('node', daemon.runDir)).find(found => found !== daemon.pid)
     if (pid !== undefined) rss.push((await readProcessMemory(pid)).rssKiB / 1024)
     await daemon.kill()
     adopting.push(await daemon.start())

@@ -108,6 +108,7 @@ function claimsOf (figures: readonly SlotFigures[], direct: number[]): NetworkCl
     for (const name of Object.keys(figure.change)) add(`policy, ${name}`, ({ change }) => change[name], { target: atMost(25) })
     add('end of a network', ({ tearDown }) => tearDown)
     add('end of 20 networks', ({ tearDownTogether }) => tearDownTogether)
+    add('end of 20 networks with rules', ({ tearDownRulesTogether }) => tearDownRulesTogether)
     add('reconcile', ({ reconcile }) => reconcile, { ...present === 200 && { target: atMost(1000) } })
     add('reconcile → first policy in force', ({ reconcileAndServe }) => reconcileAndServe)
     add('name, asked of the name server outside', ({ dns }) => dns.names, { other: { name: 'asked directly', values: direct } })

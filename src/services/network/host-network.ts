@@ -175,11 +175,11 @@ export class HostNetwork implements NetworkManager {
     const isFree = spec.publish.some(({ hostPort }) => hostPort === undefined)
     for (let tries = 1; ; tries++) {
       const publish = spec.publish.map(port => ({ ...port, hostPort: port.hostPort ?? randomInt(firstHostPort, lastHostPort + 1) }))
-      this.#assertUnpublished(sandboxId, publish)
-      attached.rules = this.#rulesOf(attached.slot, { ...spec, publish })
       try {
+        this.#assertUnpublished(sandboxId, publish)
+        attached.rules = this.#rulesOf(attached.slot, { ...spec, publish })
         await this.#options.server.setPolicy(policyOf(sandboxId, attached.rules))
-        spec.publish = publish
+        if (isFree) spec.publish = publish
         return
       } catch (error) {
         if (!isFree || tries === portTries || !(error instanceof BerthError) || error.code !== 'port_taken') throw error

@@ -45,3 +45,9 @@ export interface NetworkManager {
 
 /** The network of a record that was written before sandboxes had one. */
 export const closedNetwork: NetworkSpec = Object.freeze({ egress: 'none', publish: [], gateway: false })
+
+/** Where a port of the host was left open, the one that the port inside has had so far: the same wish again changes nothing. */
+export function withKnownPorts (spec: NetworkSpec, before: NetworkSpec | undefined): NetworkSpec {
+  const publish = spec.publish.map(wanted => ({ ...before?.publish.find(({ port, protocol }) => port === wanted.port && protocol === wanted.protocol), ...wanted }))
+  return { ...spec, publish }
+}

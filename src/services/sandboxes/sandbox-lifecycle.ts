@@ -9,7 +9,7 @@ import { isAlive } from '../../host/process.ts'
 import { withDeadline } from '../../lib/deadline.ts'
 import { raceWithDelay } from '../../lib/race.ts'
 import type { EndReason, SandboxEnd, SandboxStatus, SandboxUpdate } from '../../schemas/sandbox.ts'
-import type { NetworkManager, NetworkSpec } from '../network/network-manager.ts'
+import { withKnownPorts, type NetworkManager, type NetworkSpec } from '../network/network-manager.ts'
 import { ExitWatch } from './exit-watch.ts'
 import { SandboxClock } from './sandbox-clock.ts'
 import { classifyEnd, failureReasons } from './sandbox-end.ts'
@@ -152,10 +152,10 @@ export class SandboxLifecycle {
     await this.#mutex.runExclusive(async () => {
       this.#assertNotDeleting()
       const before = this.record.network
-      await this.#state.save({ network: spec })
+      await this.#state.save({ network: withKnownPorts(spec, before) })
       if (!this.record.heldNetwork) return
       try {
-        await this.#parts.network.change(this.record.id, spec)
+        await this.#parts.network.change(this.record.id, this.record.network ?? spec)
       } catch (error) {
         await this.#state.save({ network: before })
         throw error
