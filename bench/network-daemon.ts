@@ -3,7 +3,6 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Sandbox } from '../src/schemas/sandbox.ts'
 import type { BerthDaemon } from './berth-daemon.ts'
 import { timed } from './contestant.ts'
-import { findPids, readProcessMemory } from './machine.ts'
 import { atMost, type NetworkClaim } from './network-report.ts'
 import { egressRules } from './network-rules.ts'
 
@@ -49,25 +48,21 @@ export async function measureCreates (daemon: BerthDaemon, { n, signal }: { n: n
   ]
 }
 
-/** From the start of the process to `/readyz`, and what the network server weighs. */
+/** From the start of the process to `/readyz`. */
 export async function measureReadiness (daemon: BerthDaemon, rounds: number): Promise<NetworkClaim[]> {
   const fresh: number[] = []
   const adopting: number[] = []
-  const rss: number[] = []
   for (let round = 0; round < rounds; round++) {
     await daemon.end()
     fresh.push(await daemon.start())
     // The daemon leaves its network server only where a sandbox needs it.
     const { id } = await daemon.create()
-    const pid = (await findPids('node', daemon.runDir)).find(found => found !== daemon.pid)
-    if (pid !== undefined) rss.push((await readProcessMemory(pid)).rssKiB / 1024)
     await daemon.kill()
     adopting.push(await daemon.start())
     await daemon.remove(id)
   }
   return [
     { claim: 'start of the process → /readyz, network server to be started', unit: 'ms', ours: fresh, other: { name: 'network server found, 1 sandbox', values: adopting } },
-    { claim: 'memory of the network server, RSS', unit: 'MB', ours: rss },
   ]
 }
 
