@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { DecisionReason, Egress } from '../../src/schemas/network.ts'
 import { servicePorts } from '../../src/services/network/network-plan.ts'
 import {
-  addSandbox, changeSandbox, fullRules, openAddress, removeSandbox, type OpenedAddress, type PublishedRule, type SandboxRules,
+  addSandbox, changeSandbox, fullRules, openAddress, removeSandbox, type OpenedAddress, type PublishedRule, type RuleChange, type SandboxRules,
 } from '../../src/services/network/ruleset.ts'
 import { eventually } from '../support/host-surgery.ts'
 import type { Outcome } from '../support/packet-agent.ts'
@@ -87,11 +87,15 @@ async function reasonsOf (work: () => Promise<unknown>, plan = world.plan): Prom
   return (Object.keys(later) as DecisionReason[]).filter(reason => (later[reason]?.packets ?? 0) > (earlier[reason]?.packets ?? 0))
 }
 
+async function apply ({ now, later }: RuleChange): Promise<void> {
+  for (const commands of [now, ...later]) if (commands !== '') await world.load(commands)
+}
+
 async function change (sandbox: WorldSandbox, egress: Egress, options: { publish?: PublishedRule[], opened?: OpenedAddress[] } = {}): Promise<void> {
   const wanted = world.rulesOf(sandbox.slot, egress, options)
   const known = current.get(sandbox)
   assert.ok(known !== undefined)
-  await world.load(changeSandbox(world.plan, known, wanted, options.opened))
+  await apply(changeSandbox(world.plan, known, wanted, options.opened))
   current.set(sandbox, wanted)
 }
 
@@ -440,8 +444,8 @@ test('a slot without a sandbox reaches nothing, and what was added and removed l
   assert.equal(await connect(), 'open')
   const opened = { slot: sandbox.slot, address: outside.web4, port: 22, expiresInMs: 60_000 }
   await world.load(openAddress(world.plan, opened))
-  assert.equal(changeSandbox(world.plan, rules, rules), '')
-  await world.load(removeSandbox(world.plan, rules, [opened]))
+  assert.deepEqual(changeSandbox(world.plan, rules, rules), { now: '', later: [] })
+  await apply(removeSandbox(world.plan, rules, [opened]))
   assert.deepEqual(await reasonsOf(async () => assert.equal(await connect(), 'silent')), ['spoofed_source'])
   assert.deepEqual(await wholeTable(), before)
 })

@@ -33,6 +33,8 @@ interface Attached {
   slot: NetworkSlot
   rules: SandboxRules
   bandwidth?: Bandwidth | undefined
+  /** Whether the packet filter was told of it, and may know it. */
+  isFiltered: boolean
 }
 
 // Outside of the ports that the kernel gives to connections, and of those that services have by custom.
@@ -74,7 +76,7 @@ export class HostNetwork implements NetworkManager {
       const networks = [plan.block4, plan.leasedPool4].filter(Boolean).join(' or ')
       throw new BerthError('conflict', 'network_pool_changed', `a sandbox runs with the address ${held.ipv4}, which is not of ${networks}: set the address pools to what they were until all sandboxes are stopped`)
     }
-    this.#attached.set(sandboxId, { slot, rules: this.#rulesOf(slot, spec), bandwidth: spec.bandwidth })
+    this.#attached.set(sandboxId, { slot, rules: this.#rulesOf(slot, spec), bandwidth: spec.bandwidth, isFiltered: true })
   }
 
   /** Whether no sandbox has a network. */
@@ -110,11 +112,12 @@ export class HostNetwork implements NetworkManager {
     await this.#assertEnforceable(spec)
     const { plan, pool, filter } = this.#options
     const slot = await pool.acquire(signal)
-    const attached: Attached = { slot, rules: this.#rulesOf(slot, spec) }
+    const attached: Attached = { slot, rules: this.#rulesOf(slot, spec), isFiltered: false }
     this.#attached.set(sandboxId, attached)
     try {
       await Promise.all([this.#serve(sandboxId, attached, spec), this.#limit(attached, spec.bandwidth)])
       // Last: until then no packet of it is let through.
+      attached.isFiltered = true
       await filter.add(attached.rules)
     } catch (error) {
       await this.tearDown(sandboxId)
@@ -148,7 +151,8 @@ export class HostNetwork implements NetworkManager {
     this.#leaving.set(sandboxId, leaving)
     this.#attached.delete(sandboxId)
     const { filter, server, pool } = this.#options
-    await filter.remove(leaving.rules)
+    if (leaving.isFiltered) await filter.remove(leaving.rules)
+    leaving.isFiltered = false
     await server.removePolicy(sandboxId)
     await pool.release(leaving.slot)
     this.#leaving.delete(sandboxId)

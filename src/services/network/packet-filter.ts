@@ -5,7 +5,7 @@ import type { NetworkPlan } from './network-plan.ts'
 import { RuleQueue } from './rule-queue.ts'
 import { hasTable, readDenials, readOpened } from './ruleset-state.ts'
 import type { Counters } from './ruleset-text.ts'
-import { addSandbox, changeSandbox, fullRules, openAddress, removeSandbox, type OpenedAddress, type SandboxRules } from './ruleset.ts'
+import { addSandbox, changeSandbox, fullRules, openAddress, removeSandbox, type OpenedAddress, type RuleChange, type SandboxRules } from './ruleset.ts'
 
 export interface PacketFilterOptions {
   plan: NetworkPlan
@@ -23,6 +23,8 @@ export class PacketFilter {
   readonly #queue: RuleQueue
   /** What was ever opened for those who have a slot, by its number: the kernel forgets in time, and deletes only what it is told. */
   readonly #opened = new Map<number, Map<string, OpenedAddress>>()
+  /** Slots of which something is being taken away still. */
+  readonly #cleanings = new Map<number, Promise<unknown>>()
   #apiPort: number
 
   constructor (options: PacketFilterOptions) {
@@ -53,16 +55,18 @@ export class PacketFilter {
   }
 
   async add (rules: SandboxRules): Promise<void> {
+    await this.#cleanings.get(rules.slot.number)
     await this.#queue.submit(addSandbox(this.#options.plan, rules))
   }
 
   async change (before: SandboxRules, after: SandboxRules): Promise<void> {
-    const commands = changeSandbox(this.#options.plan, before, after, this.#openedFor(before))
-    if (commands !== '') await this.#queue.submit(commands)
+    await this.#cleanings.get(before.slot.number)
+    await this.#apply(before.slot.number, changeSandbox(this.#options.plan, before, after, this.#openedFor(before)))
   }
 
   async remove (rules: SandboxRules): Promise<void> {
-    await this.#queue.submit(removeSandbox(this.#options.plan, rules, this.#openedFor(rules)))
+    await this.#cleanings.get(rules.slot.number)
+    await this.#apply(rules.slot.number, removeSandbox(this.#options.plan, rules, this.#openedFor(rules)))
     this.#opened.delete(rules.slot.number)
   }
 
@@ -88,6 +92,17 @@ export class PacketFilter {
     this.close()
     const { table } = this.#options.plan
     await this.#options.nftables.run(`add table inet ${table}\ndelete table inet ${table}`)
+  }
+
+  /** Resolves when the change is in force. What is left to be taken away lets others go first, and is waited for by the next change of its slot. */
+  async #apply (slotNumber: number, { now, later }: RuleChange): Promise<void> {
+    if (now !== '') await this.#queue.submit(now)
+    if (later.length === 0) return
+    const clean = async () => { for (const commands of later) await this.#queue.submit(commands) }
+    const cleaning = clean().catch((error: unknown) => {
+      this.#options.logger.warn({ err: error }, 'rules that nothing reads are still in the packet filter; the next load of all takes them away')
+    }).finally(() => this.#cleanings.delete(slotNumber))
+    this.#cleanings.set(slotNumber, cleaning)
   }
 
   #remember (opened: OpenedAddress): void {

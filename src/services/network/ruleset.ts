@@ -52,20 +52,48 @@ export function fullRules (plan: NetworkPlan, { sandboxes, opened, ...facts }: R
 /** All of a sandbox: until then nothing leaves its slot. Idempotent for the same rules; fails where the slot has others. */
 export const addSandbox = (plan: NetworkPlan, rules: SandboxRules): string => command(plan, 'add', sandboxElements(rules))
 
+/** What is to be done at once, and what nothing reads any more and is taken away in small transactions, one after the other. */
+export interface RuleChange {
+  /** Empty when there is nothing. */
+  now: string
+  later: string[]
+}
+
 /** All of a sandbox and its slot, which must be there; `opened`: all that was ever opened for it, whether it expired or not. */
-export function removeSandbox (plan: NetworkPlan, rules: SandboxRules, opened: Iterable<OpenedAddress> = []): string {
-  return command(plan, 'delete', sandboxElements(rules)) + closeAddresses(plan, opened)
+export function removeSandbox (plan: NetworkPlan, rules: SandboxRules, opened: Iterable<OpenedAddress> = []): RuleChange {
+  const { quick, slow } = partition(sandboxElements(rules))
+  return { now: command(plan, 'delete', quick) + closeAddresses(plan, opened), later: inParts(plan, slow) }
 }
 
 /**
- * The difference between two policies of a slot, in force at once for flows that run; empty when there is none. What was `opened` for it
+ * The difference between two policies of a slot, in force for flows that run as soon as `now` is. What was `opened` for it
  * is closed where an entry that may have opened it is gone: a name that is still allowed is opened again by the next question for it.
  */
-export function changeSandbox (plan: NetworkPlan, before: SandboxRules, after: SandboxRules, opened: Iterable<OpenedAddress> = []): string {
+export function changeSandbox (plan: NetworkPlan, before: SandboxRules, after: SandboxRules, opened: Iterable<OpenedAddress> = []): RuleChange {
   const [old, wanted] = [sandboxElements(before), sandboxElements(after)]
   const closed = [...opened].filter(({ port }) => isNarrower(before.egress, after.egress, port))
+  const gone = difference(old, wanted)
+  // Only rules read lists.
+  const { quick, slow } = after.egress.mode === 'rules' ? { quick: gone, slow: new Map() } : partition(gone)
   // What goes goes first: a key may come back with another value, or a network in the place of one that overlaps it.
-  return command(plan, 'delete', difference(old, wanted)) + closeAddresses(plan, closed) + command(plan, 'add', difference(wanted, old))
+  return { now: command(plan, 'delete', quick) + closeAddresses(plan, closed) + command(plan, 'add', difference(wanted, old)), later: inParts(plan, slow) }
+}
+
+/** The kernel takes a network out of a set in time that grows with the set: some milliseconds where a thousand sandboxes have some. */
+const slowSets = /^(allow|deny)(_port)?[46]$/
+const slowAtOnce = 4
+
+function partition (elements: Elements): { quick: Elements, slow: Elements } {
+  const of = (isSlow: boolean): Elements => new Map([...elements].filter(([set]) => slowSets.test(set) === isSlow))
+  return { quick: of(false), slow: of(true) }
+}
+
+function inParts (plan: NetworkPlan, elements: Elements): string[] {
+  return [...elements].flatMap(([set, entries]) => {
+    const all = [...entries]
+    return Array.from({ length: Math.ceil(all.length / slowAtOnce) }, (_, part) =>
+      command(plan, 'delete', new Map([[set, new Map(all.slice(part * slowAtOnce, (part + 1) * slowAtOnce))]])))
+  })
 }
 
 /** Opens an address, or gives one that is open this time anew. */
