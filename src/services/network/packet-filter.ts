@@ -23,6 +23,7 @@ export class PacketFilter {
   readonly #queue: RuleQueue
   /** What was ever opened for those who have a slot, by its number: the kernel forgets in time, and deletes only what it is told. */
   readonly #opened = new Map<number, Map<string, OpenedAddress>>()
+  #lastCleaning: Promise<void> = Promise.resolve()
   /** Slots of which something is being taken away still. */
   readonly #cleanings = new Map<number, Promise<unknown>>()
   #apiPort: number
@@ -99,7 +100,8 @@ export class PacketFilter {
     if (now !== '') await this.#queue.submit(now)
     if (later.length === 0) return
     const clean = async () => { for (const commands of later) await this.#queue.submit(commands) }
-    const cleaning = clean().catch((error: unknown) => {
+    // One after the other: what is submitted together would go in one long transaction.
+    const cleaning = this.#lastCleaning = this.#lastCleaning.then(clean).catch((error: unknown) => {
       this.#options.logger.warn({ err: error }, 'rules that nothing reads are still in the packet filter; the next load of all takes them away')
     }).finally(() => this.#cleanings.delete(slotNumber))
     this.#cleanings.set(slotNumber, cleaning)

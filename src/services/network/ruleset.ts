@@ -81,7 +81,7 @@ export function changeSandbox (plan: NetworkPlan, before: SandboxRules, after: S
 
 /** The kernel takes a network out of a set in time that grows with the set: some milliseconds where a thousand sandboxes have some. */
 const slowSets = /^(allow|deny)(_port)?[46]$/
-const slowAtOnce = 4
+const slowAtOnce = 2
 
 function partition (elements: Elements): { quick: Elements, slow: Elements } {
   const of = (isSlow: boolean): Elements => new Map([...elements].filter(([set]) => slowSets.test(set) === isSlow))
