@@ -81,19 +81,15 @@ export function changeSandbox (plan: NetworkPlan, before: SandboxRules, after: S
 
 /** The kernel takes a network out of a set in time that grows with the set: some milliseconds where a thousand sandboxes have some. */
 const slowSets = /^(allow|deny)(_port)?[46]$/
-const slowAtOnce = 2
 
 function partition (elements: Elements): { quick: Elements, slow: Elements } {
   const of = (isSlow: boolean): Elements => new Map([...elements].filter(([set]) => slowSets.test(set) === isSlow))
   return { quick: of(false), slow: of(true) }
 }
 
+/** One at a time, so that what comes meanwhile waits for one. */
 function inParts (plan: NetworkPlan, elements: Elements): string[] {
-  return [...elements].flatMap(([set, entries]) => {
-    const all = [...entries]
-    return Array.from({ length: Math.ceil(all.length / slowAtOnce) }, (_, part) =>
-      command(plan, 'delete', new Map([[set, new Map(all.slice(part * slowAtOnce, (part + 1) * slowAtOnce))]])))
-  })
+  return [...elements].flatMap(([set, entries]) => Array.from(entries, entry => command(plan, 'delete', new Map([[set, new Map([entry])]]))))
 }
 
 /** Opens an address, or gives one that is open this time anew. */
