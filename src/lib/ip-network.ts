@@ -32,6 +32,13 @@ export function parseNetwork (text: string): IpNetwork | undefined {
   return prefixLength > bitsOf(address.family) ? undefined : networkOf(address, prefixLength)
 }
 
+/** The network that a text is known to be. Throws where it is none. */
+export function knownNetwork (text: string): IpNetwork {
+  const network = parseNetwork(text)
+  if (network === undefined) throw new Error(`"${text}" is not a network`)
+  return network
+}
+
 export const bitsOf = (family: Family): number => family === 4 ? 32 : 128
 
 export function networkOf ({ family, value }: IpAddress, prefixLength: number): IpNetwork {
@@ -48,6 +55,11 @@ export function hasAddress (network: IpNetwork, address: IpAddress): boolean {
 /** Whether the inner one lies wholly within the outer one; a network lies within itself. */
 export function liesWithin (inner: IpNetwork, outer: IpNetwork): boolean {
   return inner.prefixLength >= outer.prefixLength && hasAddress(outer, { family: inner.family, value: inner.first })
+}
+
+/** Whether they have addresses in common. */
+export function doOverlap (one: IpNetwork, other: IpNetwork): boolean {
+  return liesWithin(one, other) || liesWithin(other, one)
 }
 
 /** What is left of a network without one that lies within it: the fewest networks, in order. */

@@ -1,5 +1,5 @@
 /** Which addresses a sandbox may reach by being public, which only by an entry of its own, and which never. */
-import { hasAddress, liesWithin, parseAddress, parseNetwork, type IpNetwork } from '../../lib/ip-network.ts'
+import { doOverlap, hasAddress, knownNetwork, parseAddress, type IpNetwork } from '../../lib/ip-network.ts'
 
 /** public: reached with `internet`; private: only with an entry that is an address; forbidden: never. */
 export type AddressClass = 'public' | 'private' | 'forbidden'
@@ -57,11 +57,7 @@ const privateTable: [cidr: string, what: string][] = [
   ['fec0::/10', 'site-local addresses'],
 ]
 
-const rangeOf = ([cidr, what]: [string, string]): AddressRange => {
-  const network = parseNetwork(cidr)
-  if (network === undefined) throw new Error(`${cidr} is not a network`)
-  return { cidr, network, what }
-}
+const rangeOf = ([cidr, what]: [string, string]): AddressRange => ({ cidr, network: knownNetwork(cidr), what })
 
 /** Forbidden on every host, whatever its pools are. */
 export const forbiddenEverywhere: readonly AddressRange[] = forbiddenTable.map(rangeOf)
@@ -88,5 +84,5 @@ export function classifyAddress (address: string, pools: Pools): AddressClass {
 
 /** Ranges that a network has addresses of. */
 export function overlapping (network: IpNetwork, ranges: readonly AddressRange[]): AddressRange[] {
-  return ranges.filter(range => liesWithin(network, range.network) || liesWithin(range.network, network))
+  return ranges.filter(range => doOverlap(network, range.network))
 }

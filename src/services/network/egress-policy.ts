@@ -1,6 +1,6 @@
 /** What a sandbox may reach: entries as a client writes them, and what they mean for packets, names and connections. */
 import type { DecisionReason, Egress } from '../../schemas/network.ts'
-import { formatNetwork, hasAddress, liesWithin, parseAddress, parseNetwork, without, type IpNetwork } from '../../lib/ip-network.ts'
+import { formatNetwork, hasAddress, knownNetwork, liesWithin, parseAddress, without, type IpNetwork } from '../../lib/ip-network.ts'
 import { classifyAddress, forbiddenRanges, overlapping, privateRanges, type AddressRange, type Pools } from './address-classes.ts'
 import { invalid, rulesOf } from './egress-entries.ts'
 
@@ -96,6 +96,12 @@ export function decideAddress (policy: EgressPolicy, address: string, port: numb
   return policy.mode === 'internet' || policy.hasInternet ? allowed('internet') : denied('no_rule')
 }
 
+/** Whether an address that an allowed name stands for may be reached: what is public follows from the name, anything else needs an entry of its own. */
+export function decideAddressOfName (policy: EgressPolicy, address: string, port: number, pools: Pools): PolicyDecision {
+  const decision = decideAddress(policy, address, port, pools)
+  return decision.reason === 'no_rule' ? { action: 'allowed', reason: 'rule' } : decision
+}
+
 /** Whether the name server answers questions for a name: when some port of it may be reached. */
 export function isNameResolvable (policy: EgressPolicy, name: string): PolicyDecision {
   if (policy.mode === 'none') return denied('egress_none')
@@ -139,8 +145,7 @@ const networks = new WeakMap<AddressRule, IpNetwork>()
 function networkOfRule (rule: AddressRule): IpNetwork {
   const known = networks.get(rule)
   if (known !== undefined) return known
-  const network = parseNetwork(rule.cidr)
-  if (network === undefined) throw new Error(`${rule.cidr} is not a network`)
+  const network = knownNetwork(rule.cidr)
   networks.set(rule, network)
   return network
 }

@@ -4,8 +4,7 @@ import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
 import { limitBandwidth } from '../../host/traffic-control.ts'
 import type { Bandwidth, Egress, NetworkRequest } from '../../schemas/network.ts'
-import { decideAddress, parseEgress, type EgressPolicy } from './egress-policy.ts'
-import { classifyAddress } from './address-classes.ts'
+import { decideAddressOfName, parseEgress, type EgressPolicy } from './egress-policy.ts'
 import { readForwarding } from './forwarding.ts'
 import type { HeldNetwork, NetworkManager, NetworkSpec } from './network-manager.ts'
 import { heldSlot, type NetworkPlan, type NetworkSlot } from './network-plan.ts'
@@ -165,10 +164,7 @@ export class HostNetwork implements NetworkManager {
     if (!attached) return false
     const { egress } = attached.rules
     const isNamed = egress.allow.domains.some(({ port }) => port === request.port)
-    const isReachable = request.addresses.every(address => {
-      const { action, reason } = decideAddress(egress, address, request.port, plan)
-      return action === 'allowed' || (reason === 'no_rule' && classifyAddress(address, plan) === 'public')
-    })
+    const isReachable = request.addresses.every(address => decideAddressOfName(egress, address, request.port, plan).action === 'allowed')
     if (!isNamed || !isReachable) return false
     await filter.open(attached.rules, request)
     return true

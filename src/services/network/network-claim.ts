@@ -2,11 +2,11 @@
  * The block of addresses that a daemon has for itself. Several daemons share a host and know nothing of each other; the kernel keeps
  * them apart: the gateway's address on lo, labelled with the daemon's tag, is given to the first who adds it.
  */
-import ipaddr from 'ipaddr.js'
 import { BerthError } from '../../errors.ts'
 import { IpError, readIpJson, runIpBatch } from '../../host/ip-batch.ts'
 import { listAddresses, listRoutes } from '../../host/ip-query.ts'
 import { readSysctl } from '../../host/sysctl.ts'
+import { doOverlap, knownNetwork, type IpNetwork } from '../../lib/ip-network.ts'
 import { countBlocks, planNetwork, tagOf, type NetworkPlan } from './network-plan.ts'
 
 export interface NetworkClaim {
@@ -21,8 +21,6 @@ export interface NetworkClaimOptions {
   pool4: string
   pool6: string
 }
-
-type Network = [address: ipaddr.IPv4 | ipaddr.IPv6, prefixLength: number]
 
 /**
  * The block of this daemon: the one it holds from an earlier start, or one that nobody on this host uses. It stays held until
@@ -48,7 +46,7 @@ export async function claimNetwork ({ hostId, pool4, pool6 }: NetworkClaimOption
 
   const used = await listUsedNetworks(tag)
   for (const plan of order.map(planOf)) {
-    if (used.some(network => doOverlap(network, parseNetwork(plan.block4)) || doOverlap(network, parseNetwork(plan.block6)))) continue
+    if (used.some(network => doOverlap(network, knownNetwork(plan.block4)) || doOverlap(network, knownNetwork(plan.block6)))) continue
     if (!await addUnlessThere(`addr add ${plan.gateway4}/32 dev lo label lo:${tag}`)) continue
     if (!hasIpv6 || await addUnlessThere(`addr add ${plan.gateway6}/128 dev lo nodad`)) return { plan, hasIpv6 }
     // IPv6 addresses have no label, so whoever holds it is not us.
@@ -95,31 +93,19 @@ async function addUnlessThere (line: string): Promise<boolean> {
 }
 
 /** Networks that this host has or reaches in a way of its own, by the names of links without those of this daemon. */
-async function listUsedNetworks (tag: string): Promise<Network[]> {
+async function listUsedNetworks (tag: string): Promise<IpNetwork[]> {
   const [addresses, ...routes] = await Promise.all([listAddresses(), listRoutes(4), listRoutes(6)])
   const isOurs = (device: string | undefined): boolean => device?.startsWith(`bv${tag}`) === true
   return [
-    ...addresses.filter(({ device }) => !isOurs(device)).map(({ address, prefixLength }) => parseNetwork(`${address}/${prefixLength}`)),
+    ...addresses.filter(({ device }) => !isOurs(device)).map(({ address, prefixLength }) => knownNetwork(`${address}/${prefixLength}`)),
     ...routes.flat()
       .filter(({ destination, device, type }) => destination !== 'default' && !notOfNetworks.has(type) && !isOurs(device))
-      .map(({ destination }) => parseNetwork(destination))
-      .filter(([address, prefixLength]) => prefixLength > longestOfDefaults[address.kind()]),
+      .map(({ destination }) => knownNetwork(destination))
+      .filter(({ family, prefixLength }) => prefixLength > longestOfDefaults[family]),
   ]
 }
 
 /** Routes that the kernel makes beside addresses, and that say nothing more. */
 const notOfNetworks: ReadonlySet<string> = new Set(['local', 'broadcast', 'anycast', 'multicast'])
 // Ways out to everywhere are written in halves and eighths too, as 0.0.0.0/1 or 2000::/3.
-const longestOfDefaults = { ipv4: 3, ipv6: 6 }
-
-function parseNetwork (text: string): Network {
-  if (text.includes('/')) return ipaddr.parseCIDR(text)
-  const address = ipaddr.parse(text)
-  return [address, address.kind() === 'ipv4' ? 32 : 128]
-}
-
-function doOverlap ([a, aLength]: Network, [b, bLength]: Network): boolean {
-  const length = Math.min(aLength, bLength)
-  if (a instanceof ipaddr.IPv4) return b instanceof ipaddr.IPv4 && a.match(b, length)
-  return b instanceof ipaddr.IPv6 && a.match(b, length)
-}
+const longestOfDefaults = { 4: 3, 6: 6 }

@@ -1,6 +1,6 @@
 /** Names and addresses of a host's sandbox networks: all follow from the daemon's tag, its block of addresses and the number of a slot. */
 import { createHash } from 'node:crypto'
-import { formatAddress, formatNetwork, hasAddress, networkOf, parseAddress, parseNetwork, sizeOf, type Family, type IpNetwork } from '../../lib/ip-network.ts'
+import { formatAddress, formatNetwork, hasAddress, knownNetwork, networkOf, parseAddress, parseNetwork, sizeOf, type Family, type IpNetwork } from '../../lib/ip-network.ts'
 import { forbiddenEverywhere, overlapping, type Pools } from './address-classes.ts'
 
 /** A prepared network namespace with its link to the host. */
@@ -156,12 +156,6 @@ export function heldSlot (plan: NetworkPlan, held: { slot: number, ipv4: string,
 
 /** Far from the small numbers that people give to groups of links; 0 is the group of all links that have none. */
 const linkGroupBase = 0x42000000
-
-function knownNetwork (text: string): IpNetwork {
-  const network = parseNetwork(text)
-  if (network === undefined) throw new Error(`"${text}" is not a network`)
-  return network
-}
 
 function blockOf (pool: IpNetwork, index: number): IpNetwork {
   const prefixLength = Math.max(pool.prefixLength, pool.family === 4 ? blockPrefix4 : blockPrefix6)

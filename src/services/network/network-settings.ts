@@ -1,10 +1,11 @@
 /** Settings of the network as an operator writes them. Each parser throws an Error that says what to write. */
-import { isIP, isIPv4 } from 'node:net'
+import { isIP } from 'node:net'
 import type { Egress } from '../../schemas/network.ts'
-import { formatNetwork, liesWithin, parseAddress as parseIpAddress, parseNetwork } from '../../lib/ip-network.ts'
-import { overlapping, privateRanges } from './address-classes.ts'
+import { doOverlap, formatNetwork, liesWithin, parseAddress as parseIpAddress, parseNetwork } from '../../lib/ip-network.ts'
+import { privateRanges } from './address-classes.ts'
 import { parseEgress } from './egress-policy.ts'
 import { parsePools } from './network-plan.ts'
+import { parseUpstreamServer } from './server/upstream-servers.ts'
 
 /** What sandboxes of this host may reach that do not say: `none`, `internet`, or entries as in `allow`, separated by commas. */
 export function parseEgressSetting (text: string): Egress {
@@ -50,7 +51,7 @@ export function problemOfAddressSettings ({ addresses, gateway, tokenFile, lease
   const missing = Object.entries({ BERTH_GATEWAY: gateway, BERTH_GATEWAY_TOKEN_FILE: tokenFile, BERTH_GATEWAY_IPV4_POOL: leasedPool4 }).flatMap(([name, value]) => value === '' ? [name] : [])
   if (missing.length > 0) return `BERTH_NETWORK_ADDRESSES=gateway needs ${missing.join(', ')}`
   const [leased, pool] = [parseNetwork(leasedPool4), parseNetwork(pool4)]
-  if (!leased || !pool || overlapping(leased, [{ cidr: pool4, network: pool, what: '' }]).length === 0) return undefined
+  if (!leased || !pool || !doOverlap(leased, pool)) return undefined
   return `BERTH_GATEWAY_IPV4_POOL ${leasedPool4} overlaps BERTH_NETWORK_IPV4_POOL ${pool4}, of which this host takes its own address: give BERTH_NETWORK_IPV4_POOL another private network`
 }
 
@@ -64,14 +65,9 @@ export interface AddressSettings {
 
 /** `192.0.2.53,192.0.2.54:5353,[2001:db8::53]:53` */
 export function parseResolvers (text: string): string[] {
-  return splitList(text).map(entry => {
-    const [, bracketed, plain, port] = /^(?:\[([^\]]+)\]|([^:]+))(?::(\d{1,5}))?$/.exec(entry) ?? []
-    const address = isIP(entry) ? entry : bracketed ?? plain ?? ''
-    if (!isIP(address) || (bracketed === undefined) !== (isIPv4(address) || isIP(entry) === 6) || Number(port ?? 53) < 1 || Number(port ?? 53) > 65_535) {
-      throw new Error(`${entry} is no name server; give addresses, with a port if need be: 192.0.2.53,[2001:db8::53]:5353`)
-    }
-    return entry
-  })
+  const entries = splitList(text)
+  for (const entry of entries) parseUpstreamServer(entry)
+  return entries
 }
 
 export function parseAddress (text: string): string {

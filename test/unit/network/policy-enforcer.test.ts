@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { ServerPolicy } from '../../../src/services/network/server/network-protocol.ts'
 import { PolicyEnforcer } from '../../../src/services/network/server/policy-enforcer.ts'
 import { PolicyTable } from '../../../src/services/network/server/policy-table.ts'
+import { serverPolicy } from '../../support/server-policy.ts'
 
 test('a policy is in force in every part when the call is done: ports, then the table, then connections', async () => {
   const { enforcer, policies, calls } = build()
-  await enforcer.set(policyOf('a', 2, [80]))
+  await enforcer.set(serverPolicy('a', 2, [80]))
   assert.deepEqual(calls, ['hold a 80: unknown', 'judge a: known'])
   assert.equal(policies.size, 1)
   await enforcer.remove('a')
@@ -16,18 +16,18 @@ test('a policy is in force in every part when the call is done: ports, then the 
 
 test('a policy whose port is taken is not in force at all, and the one before it is', async () => {
   const { enforcer, policies, calls } = build({ taken: [81] })
-  const before = policyOf('a', 2, [80])
+  const before = serverPolicy('a', 2, [80])
   await enforcer.set(before)
-  await assert.rejects(enforcer.set(policyOf('a', 2, [81])), { kind: 'conflict', code: 'port_taken', details: { hostPort: 81 } })
+  await assert.rejects(enforcer.set(serverPolicy('a', 2, [81])), { kind: 'conflict', code: 'port_taken', details: { hostPort: 81 } })
   assert.equal(policies.byId('a'), before)
   assert.equal(calls.filter(call => call.startsWith('judge')).length, 1)
 })
 
 test('of all policies at once, those that cannot have their ports are in force but for them', async () => {
   const { enforcer, policies, calls } = build({ taken: [81] })
-  for (const policy of [policyOf('gone', 2, [80]), policyOf('same', 3), policyOf('changed', 4)]) await enforcer.set(policy)
+  for (const policy of [serverPolicy('gone', 2, [80]), serverPolicy('same', 3), serverPolicy('changed', 4)]) await enforcer.set(policy)
   calls.length = 0
-  const failures = await enforcer.setAll([policyOf('same', 3), policyOf('changed', 4, [81]), policyOf('new', 5, [80])])
+  const failures = await enforcer.setAll([serverPolicy('same', 3), serverPolicy('changed', 4, [81]), serverPolicy('new', 5, [80])])
   assert.deepEqual(failures.map(({ sandboxId, code, details }) => ({ sandboxId, code, details })), [{ sandboxId: 'changed', code: 'port_taken', details: { hostPort: 81 } }])
   assert.deepEqual(policies.all().map(({ sandboxId }) => sandboxId), ['same', 'changed', 'new'])
   assert.deepEqual(calls, ['cut gone: unknown', 'judge changed: known', 'release gone', 'hold same : known', 'hold changed 81: known', 'hold new 80: known'])
@@ -35,8 +35,8 @@ test('of all policies at once, those that cannot have their ports are in force b
 
 test('a sandbox with the addresses of another one takes its place', async () => {
   const { enforcer, policies, calls } = build()
-  await enforcer.set(policyOf('old', 2))
-  await enforcer.set(policyOf('new', 2))
+  await enforcer.set(serverPolicy('old', 2))
+  await enforcer.set(serverPolicy('new', 2))
   assert.deepEqual(policies.all().map(({ sandboxId }) => sandboxId), ['new'])
   assert.ok(calls.includes('cut old: unknown'))
 })
@@ -44,7 +44,7 @@ test('a sandbox with the addresses of another one takes its place', async () => 
 test('nothing is in force before the server is ready, and calls keep their order', async () => {
   const ready = Promise.withResolvers<void>()
   const { enforcer, calls } = build({ ready: ready.promise })
-  const done = [enforcer.set(policyOf('a', 2)), enforcer.remove('a'), enforcer.set(policyOf('b', 2))]
+  const done = [enforcer.set(serverPolicy('a', 2)), enforcer.remove('a'), enforcer.set(serverPolicy('b', 2))]
   await new Promise(resolve => { setImmediate(resolve) })
   assert.deepEqual(calls, [])
   ready.resolve()
@@ -73,17 +73,4 @@ function build ({ taken = [], ready = Promise.resolve() }: { taken?: number[], r
     },
   })
   return { enforcer, policies, calls }
-}
-
-function policyOf (sandboxId: string, slot: number, hostPorts: number[] = []): ServerPolicy {
-  const none = { addresses: [], domains: [] }
-  return {
-    sandboxId,
-    device: `bvaaaaaa000${slot}`,
-    ipv4: `10.200.0.${slot}`,
-    ipv6: `fd00:a1b2::${slot}`,
-    egress: { mode: 'none', hasInternet: false, allow: none, deny: none, isProxied: false },
-    hasGateway: false,
-    publish: hostPorts.map(hostPort => ({ port: 7777, hostPort, protocol: 'tcp' })),
-  }
 }

@@ -3,8 +3,9 @@ import { isIPv6 } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import type { Destination } from '../../../host/original-destination.ts'
 import { formatAddress, parseAddress } from '../../../lib/ip-network.ts'
+import { raceWithDelay } from '../../../lib/race.ts'
 import type { Pools } from '../address-classes.ts'
-import { decideAddress, decideName, type EgressPolicy, type PolicyDecision } from '../egress-policy.ts'
+import { decideAddress, decideAddressOfName, decideName, type EgressPolicy, type PolicyDecision } from '../egress-policy.ts'
 
 /** What a client asks for. */
 export interface EgressTarget {
@@ -94,11 +95,8 @@ export class EgressRouter {
     return { addresses, port: target.port }
   }
 
-  /** What is public follows from the name being allowed; anything else needs an entry of its own. */
   #vet (policy: EgressPolicy, address: string, port: number): PolicyDecision {
-    if (this.#isOwn(address)) return hostPort
-    const decision = decideAddress(policy, address, port, this.#options.pools)
-    return decision.reason === 'no_rule' ? { action: 'allowed', reason: 'rule' } : decision
+    return this.#isOwn(address) ? hostPort : decideAddressOfName(policy, address, port, this.#options.pools)
   }
 
   #isOwn (address: string): boolean {
@@ -115,7 +113,7 @@ export class EgressRouter {
     })
     const both = Promise.allSettled(asked)
     await Promise.any(asked).catch(() => {})
-    if (found[4].length === 0 || found[6].length === 0) await settledOrLate(both)
+    if (found[4].length === 0 || found[6].length === 0) await raceWithDelay(otherFamilyDelayMs, [both])
     const families = original !== undefined && isIPv6(original.address) ? [...found[6], ...found[4]] : [...found[4], ...found[6]]
     if (families.length === 0) throw new EgressRefusal({ action: 'denied', reason: 'unresolvable' })
     const preferred = families.filter(address => address === original?.address)
@@ -128,13 +126,6 @@ const hostPort: PolicyDecision = { action: 'denied', reason: 'host_port' }
 function canonicalAddress (text: string): string[] {
   const address = parseAddress(text)
   return address === undefined ? [] : [formatAddress(address)]
-}
-
-async function settledOrLate (both: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<void>(resolve => { timer = setTimeout(resolve, otherFamilyDelayMs) })
-  await Promise.race([both, late])
-  clearTimeout(timer)
 }
 
 // Asking the kernel takes about 0.1 ms.
