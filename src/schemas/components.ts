@@ -6,12 +6,14 @@ import { Health, Host, Readiness, RuntimeInfo } from './host.ts'
 import {
   Image, ImageDetail, ImageLayer, ImagePage, ImagePrune, ImagePull, ImageRemoval, LayerPullProgress, PruneResult, PullEvent, RegistryCredentials,
 } from './image.ts'
-import { LogRecord } from './log.ts'
+import { LogEnd, LogRecord } from './log.ts'
 import {
   Bandwidth, DecisionGap, DecisionPage, EgressRules, ListeningPort, ListeningPorts, Network, NetworkDecision, NetworkRequest, NetworkStatus, PublishRequest,
   PublishedPort, Traffic,
 } from './network.ts'
+import { OutputSpec, OutputState, OutputView } from './output.ts'
 import { Leak, Resources, Sandbox, SandboxCreate, SandboxEnd, SandboxPage, SandboxStop, SandboxUpdate, StepTiming } from './sandbox.ts'
+import { PoolStats, QueueStatus, Task, TaskAttempt, TaskBatch, TaskBatchResult, TaskCreate, TaskEnd, TaskPage, TaskRequests, TaskRetry } from './task.ts'
 import { Ticket, TicketCreate } from './ticket.ts'
 import { MadeSandboxToken, SandboxToken, SandboxTokenCreate, SandboxTokenPage } from './token.ts'
 import { ErrorBody } from './wire.ts'
@@ -24,7 +26,8 @@ const named: TSchema[] = [
   EgressRules, PublishRequest, PublishedPort, Bandwidth, NetworkRequest, Network, Traffic, NetworkStatus, ListeningPort, ListeningPorts,
   NetworkDecision, DecisionGap, DecisionPage,
   SandboxToken, SandboxTokenPage, SandboxTokenCreate, MadeSandboxToken, Ticket, TicketCreate,
-  LogRecord, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
+  TaskRequests, TaskRetry, TaskEnd, TaskAttempt, TaskCreate, TaskBatch, Task, TaskPage, TaskBatchResult, PoolStats, QueueStatus, OutputSpec, OutputView, OutputState,
+  LogRecord, LogEnd, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
 ]
 
 /** A reference to a named schema, with the same static type. */

@@ -15,7 +15,8 @@ export const LogRecord = Type.Union([
     cursor: Type.String(),
     at: Type.String({ description: 'When the bytes were read from the process, ISO 8601' }),
     stream: LogStream,
-    text: Type.String({ description: 'Without its line end; bytes that are not UTF-8 become U+FFFD' }),
+    text: Type.String({ description: 'Without its line end' }),
+    encoding: Type.Optional(Type.Literal('base64', { description: 'The bytes are not UTF-8, and text is them in base64' })),
     partial: Type.Boolean({ description: 'true: the line goes on in the next record of the same stream' }),
   }, { additionalProperties: false }),
   Type.Object({
@@ -26,3 +27,11 @@ export const LogRecord = Type.Union([
   }, { additionalProperties: false }),
 ], { $id: 'LogRecord' })
 export type LogRecord = Static<typeof LogRecord>
+
+/** The last message of a log that was followed to its end. */
+export const LogEnd = Type.Object({
+  type: Type.Literal('end'),
+  reason: Type.Optional(Type.String({ description: 'Why the process ended, as its resource says' })),
+  exitCode: Type.Optional(Type.Integer()),
+}, { $id: 'LogEnd', additionalProperties: false })
+export type LogEnd = Static<typeof LogEnd>

@@ -54,10 +54,12 @@ export const SandboxStatus = Words([
 ], { description: 'pending → creating → created → running ⇄ paused → stopping → stopped | failed' })
 export type SandboxStatus = Static<typeof SandboxStatus>
 
-export const EndReason = Words([
+export const endReasons = [
   'exited', 'signaled', 'out_of_memory', 'timed_out', 'idle', 'requested', 'drained', 'setup_failed', 'runtime_crashed',
   'host_restarted', 'image_lost', 'lost',
-], { description: 'Why the sandbox ended. image_lost: what had not been fetched of its image cannot be read any more, because the image server died with all who held its connection' })
+] as const
+
+export const EndReason = Words(endReasons, { description: 'Why the sandbox ended. image_lost: what had not been fetched of its image cannot be read any more, because the image server died with all who held its connection' })
 export type EndReason = Static<typeof EndReason>
 
 /** How a sandbox ended. */
@@ -126,6 +128,7 @@ export const Sandbox = Type.Object({
   runtime: Type.String(),
   hostname: Type.String(),
   network: Network,
+  taskId: Type.Optional(Type.String({ description: 'The task that it was made for, and with whose end it is deleted' })),
   timeoutMs: Type.Optional(Type.Integer()),
   idleTimeoutMs: Type.Optional(Type.Integer()),
   deadlineAt: Type.Optional(Timestamp),

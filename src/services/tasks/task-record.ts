@@ -1,0 +1,56 @@
+/** A task as its queue keeps it. */
+import type { OutputSpec } from '../../schemas/output.ts'
+import type { Resources, StepTiming } from '../../schemas/sandbox.ts'
+import type { TaskAttempt, TaskCreate, TaskEnd, TaskRequests, TaskRetry, TaskStatus } from '../../schemas/task.ts'
+
+/** What is to be run, with every default filled in; never changed once it is queued. */
+export interface TaskSpec extends Omit<TaskCreate, 'resources' | 'requests' | 'labels' | 'pool' | 'priority' | 'delayMs' | 'maxAttempts' | 'retry' | 'outputs' | 'env'> {
+  env: Record<string, string>
+  resources: Resources
+  requests: TaskRequests
+  labels: Record<string, string>
+  pool: string
+  priority: number
+  maxAttempts: number
+  retry: TaskRetry
+  outputs: OutputSpec[]
+}
+
+/** What is handed to a queue. */
+export interface NewTask {
+  id: string
+  spec: TaskSpec
+  /** Milliseconds from now before which it is not handed out. */
+  delayMs: number
+  /** A second push with the same key answers the task of the first. */
+  idempotencyKey?: string
+}
+
+/** One delivery of a task. `fence` grows with each, over all deliveries of this task. */
+export interface AttemptRecord extends TaskAttempt {
+  fence: number
+}
+
+export interface TaskRecord {
+  id: string
+  spec: TaskSpec
+  status: TaskStatus
+  /** Of the attempt that is under way, was the last, or comes next. */
+  attempt: number
+  attempts: AttemptRecord[]
+  /** All ISO 8601. */
+  createdAt: string
+  availableAt: string
+  endedAt?: string
+  cancelRequestedAt?: string
+  end?: TaskEnd
+  isDeadLetter?: boolean
+}
+
+/** What a delivery learns once its sandbox is there. */
+export interface StartFacts {
+  sandboxId: string
+  logCursor: string
+  startedAt: string
+  timings: StepTiming[]
+}
