@@ -53,7 +53,9 @@ require_root () {
 programs='curl:curl conmon:conmon tini-static:tini catatonit:catatonit runc:runc nft:nftables ip:iproute2
   tc:iproute2 unshare:util-linux fusermount3:fuse3 umoci:umoci mkfs.ext4:e2fsprogs nsenter:util-linux losetup:mount'
 
-test_programs='docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo openssl:openssl'
+test_programs='docker-registry:docker-registry redis-server:redis-server htpasswd:apache2-utils skopeo:skopeo openssl:openssl'
+# Packages that Debian starts with their installation and with each boot; tests and benchmarks start their own.
+services='docker-registry redis-server'
 bench_programs='podman:podman iperf3:iperf3'
 
 missing_packages () {
@@ -149,33 +151,35 @@ add_backports () {
   } | as_root tee "$backports_file" >/dev/null
 }
 
-# Debian starts a registry on port 5000 with the package, and with each boot; the tests start their own.
-install_registry () {
-  local policy=/usr/sbin/policy-rc.d status=0
+# Installs the package of a service without having it run, at this moment or at a boot.
+install_service () {
+  local service=$1 policy=/usr/sbin/policy-rc.d status=0
   # A machine that has a policy keeps it.
   if [ -e "$policy" ]; then
-    apt_install docker-registry || return
+    apt_install "$service" || return
   else
     trap 'as_root rm -f /usr/sbin/policy-rc.d; rm -f "$log"' EXIT
-    printf '#!/bin/sh\ncase "$1" in docker-registry*) exit 101 ;; esac\n' | as_root tee "$policy" >/dev/null
+    printf '#!/bin/sh\ncase "$1" in %s*) exit 101 ;; esac\n' "$service" | as_root tee "$policy" >/dev/null
     as_root chmod 755 "$policy"
-    apt_install docker-registry || status=$?
+    apt_install "$service" || status=$?
     as_root rm -f "$policy"
     trap 'rm -f "$log"' EXIT
     [ "$status" -eq 0 ] || return "$status"
   fi
-  if command -v systemctl >/dev/null; then as_root systemctl disable docker-registry; else as_root update-rc.d docker-registry disable; fi >>"$log" 2>&1 || true
-  [ ! -d /run/systemd/system ] || as_root systemctl stop docker-registry >>"$log" 2>&1 || true
+  if command -v systemctl >/dev/null; then as_root systemctl disable "$service"; else as_root update-rc.d "$service" disable; fi >>"$log" 2>&1 || true
+  [ ! -d /run/systemd/system ] || as_root systemctl stop "$service" >>"$log" 2>&1 || true
 }
 
 install_packages () {
   local packages=$1
   [ "$apt_updated" = yes ] || apt_update
-  if [[ " $packages " == *' docker-registry '* ]]; then
-    install_registry || { tail -n 15 "$log" >&2; fail 'apt could not install docker-registry, which the tests need' 'mend what apt says, then run: npm test'; }
-    packages=${packages/docker-registry/}
-    [ -n "${packages// /}" ] || return 0
-  fi
+  local service
+  for service in $services; do
+    [[ " $packages " == *" $service "* ]] || continue
+    install_service "$service" || { tail -n 15 "$log" >&2; fail "apt could not install $service, which the tests need" 'mend what apt says, then run: npm test'; }
+    packages=${packages/$service/}
+  done
+  [ -n "${packages// /}" ] || return 0
   # shellcheck disable=SC2086 # a list of words
   apt_install $packages || {
     tail -n 15 "$log" >&2
@@ -233,7 +237,7 @@ list_by_hand () {
     "conmon >= 2.1, runc, runsc (gVisor) of July 2024 or later, tini (static), catatonit, busybox (static)," \
     'nftables, iproute2, fuse3, umoci, e2fsprogs, util-linux;' \
     'for images that load lazily erofs-utils >= 1.8 and gztool >= 1.8 (without them images are unpacked);' \
-    'for the tests docker-registry, htpasswd, skopeo, openssl; for the benchmarks podman, iperf3' \
+    'for the tests docker-registry, redis-server, htpasswd, skopeo, openssl; for the benchmarks podman, iperf3' \
     "gVisor: https://gvisor.dev/docs/user_guide/install/   then 'bin/berth doctor' says what is left"
 }
 
