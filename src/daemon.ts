@@ -194,17 +194,17 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     maxConcurrentStarts: config.maxConcurrentStarts,
     events: news,
     onSetUp: timings => metrics.observeSetUp(timings),
-    onEnded: id => {
-      logs.wake(places.sandbox(id).dir)
-      void execs.settle(id)
-      forwarder.open.endAllOf(id)
+    onEnded: record => {
+      logs.wake(places.logDir(record))
+      void execs.settle(record.id)
+      forwarder.open.endAllOf(record.id)
     },
-    onRemoved: id => {
-      logs.wake(places.sandbox(id).dir)
-      rotator.forget(places.sandbox(id).dir)
-      execs.forget(id)
-      tokens.revokeOf(id)
-      decisions.forget(id)
+    onRemoved: record => {
+      logs.wake(places.logDir(record))
+      rotator.forget(places.logDir(record))
+      execs.forget(record.id)
+      tokens.revokeOf(record.id)
+      decisions.forget(record.id)
     },
   })
   stack.defer('sandboxes', () => sandboxes.close())

@@ -1,41 +1,25 @@
 import { mkdir } from 'node:fs/promises'
 import { Mutex } from 'async-mutex'
-import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
-import type { CgroupManager } from '../../host/cgroup.ts'
 import { readContainerPid, readExitCode } from '../../host/conmon.ts'
 import { readCrash, type OciRuntime } from '../../host/oci-runtime.ts'
 import { isAlive } from '../../host/process.ts'
 import { withDeadline } from '../../lib/deadline.ts'
 import { raceWithDelay } from '../../lib/race.ts'
-import type { EndReason, SandboxEnd, SandboxStatus, SandboxUpdate } from '../../schemas/sandbox.ts'
-import { withKnownPorts, type NetworkManager, type NetworkSpec } from '../network/network-manager.ts'
+import type { SandboxEnd, SandboxStatus, SandboxUpdate } from '../../schemas/sandbox.ts'
+import { withKnownPorts, type NetworkSpec } from '../network/network-manager.ts'
 import { ExitWatch } from './exit-watch.ts'
+import type { LifecycleParts, StopOptions } from './lifecycle-parts.ts'
 import { SandboxClock } from './sandbox-clock.ts'
 import { classifyEnd, failureReasons } from './sandbox-end.ts'
-import type { HostPlaces } from './sandbox-places.ts'
 import type { SandboxRecord } from './sandbox-record.ts'
-import { SandboxState, type SandboxStateOptions } from './sandbox-state.ts'
+import { findStarted } from './sandbox-start.ts'
+import { SandboxState } from './sandbox-state.ts'
 import { assertVerb, liveStatuses } from './sandbox-status.ts'
 import type { SetUpRequest } from './sandbox-steps.ts'
 import { askToEnd } from './sandbox-termination.ts'
-import { StepError, timed, type StepLadder } from './step-ladder.ts'
-
-export interface LifecycleParts {
-  places: HostPlaces
-  cgroups: CgroupManager
-  runtimes: ReadonlyMap<string, OciRuntime>
-  ladder: StepLadder
-  network: Pick<NetworkManager, 'change'>
-  logger: Logger
-  onStatus: SandboxStateOptions['onStatus']
-}
-
-export interface StopOptions {
-  reason: EndReason
-  force?: boolean
-  graceMs?: number
-}
+import { setUpError } from './set-up-error.ts'
+import { StepError, timed } from './step-ladder.ts'
 
 const startDeadlineMs = 60_000
 const exitDeadlineMs = 10_000
@@ -192,6 +176,7 @@ export class SandboxLifecycle {
   async adopt (facts: { hasHostRestarted: boolean }): Promise<void> {
     await this.#mutex.runExclusive(async () => {
       if (this.record.isDeleting) return await this.#removeAll()
+      if (this.status === 'creating' && this.record.isReady && await this.#adoptStart(facts)) return
       if (this.status === 'pending' || this.status === 'creating') {
         return await this.#failSetUp(new StepError('daemon', new BerthError('unavailable', 'daemon_ended', 'the daemon ended while the sandbox was being set up')))
       }
@@ -226,7 +211,9 @@ export class SandboxLifecycle {
 
   async #setUp (scope: 'run' | 'all', request: SetUpRequest = {}): Promise<void> {
     this.#hurry = new AbortController()
-    await this.#orFail(() => this.#parts.ladder.acquire(this.record, scope, request))
+    // A program that is to run once must not be run again because its daemon was killed before it could say that it runs.
+    const beforeStart = this.record.task ? () => this.#state.save({ isReady: true }) : undefined
+    await this.#orFail(() => this.#parts.ladder.acquire(this.record, scope, { ...request, beforeStart }))
     this.#watchExit()
   }
 
@@ -234,12 +221,23 @@ export class SandboxLifecycle {
     await this.#orFail(() => timed(this.record.timings, 'start', () => withDeadline(startDeadlineMs, 'the start', signal => this.runtime.start(this.record.id, signal))))
   }
 
+  /** The daemon was killed around the start of the container: where it came to be, it is adopted like any other. */
+  async #adoptStart (facts: { hasHostRestarted: boolean }): Promise<boolean> {
+    const started = await findStarted(this.#places(), this.record.id, facts)
+    if (!started) return false
+    if (started.monitor) this.record.monitor = started.monitor
+    await this.#run()
+    this.#watchExit()
+    if (!await this.#isContainerAlive()) await this.#settleExit(facts)
+    return true
+  }
+
   /** The container has been started. */
   async #run (): Promise<void> {
     if (this.status === 'creating') this.#state.passThrough('created')
     this.record.startedAt = new Date().toISOString()
     this.clock.start()
-    await this.#state.move('running', { end: undefined, unsettled: undefined, isStarting: undefined, wasCreated: true })
+    await this.#state.move('running', { end: undefined, unsettled: undefined, isStarting: undefined, isReady: undefined, wasCreated: true })
   }
 
   async #orFail (work: () => Promise<void>): Promise<void> {
@@ -248,7 +246,7 @@ export class SandboxLifecycle {
     } catch (error) {
       const failure = error instanceof StepError ? error : new StepError('start', error)
       await this.#failSetUp(failure)
-      throw clientError(this.record.id, failure)
+      throw setUpError(this.record.id, failure)
     }
   }
 
@@ -386,12 +384,4 @@ export class SandboxLifecycle {
   #warn (error: unknown, message: string, fields: Record<string, unknown> = {}): void {
     this.#parts.logger.warn({ sandboxId: this.record.id, err: error, ...fields }, message)
   }
-}
-
-/** The step's own error where it is the client's to read, else that this step failed; always with the sandbox's id. */
-function clientError (sandboxId: string, failure: StepError): BerthError {
-  const { step, cause } = failure
-  const details = { sandboxId, step }
-  if (cause instanceof BerthError) return new BerthError(cause.kind, cause.code, cause.message, { cause, details: { ...cause.details, ...details } })
-  return new BerthError('internal', 'setup_failed', `the sandbox could not be set up: its step ${step} failed; everything was released, and the daemon's log has the cause`, { cause, details })
 }

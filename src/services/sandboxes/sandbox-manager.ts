@@ -6,7 +6,8 @@ import type { EventType } from '../../schemas/event.ts'
 import type { NetworkRequest } from '../../schemas/network.ts'
 import type { Sandbox, SandboxCreate, SandboxPage, SandboxStatus, SandboxUpdate } from '../../schemas/sandbox.ts'
 import { closedNetwork, type NetworkManager } from '../network/network-manager.ts'
-import { SandboxLifecycle, type LifecycleParts } from './sandbox-lifecycle.ts'
+import type { LifecycleParts } from './lifecycle-parts.ts'
+import { SandboxLifecycle } from './sandbox-lifecycle.ts'
 import { readRecord, toWire, type SandboxRecord } from './sandbox-record.ts'
 import { liveStatuses } from './sandbox-status.ts'
 import type { SandboxStep } from './sandbox-steps.ts'
@@ -21,9 +22,9 @@ export interface SandboxManagerOptions extends Omit<LifecycleParts, 'onStatus' |
   maxConcurrentStarts: number
   events: { append: (event: { type: EventType, sandboxId: string, data: Record<string, unknown> }) => unknown }
   /** Told when a sandbox has ended, so that followers of its log can end too. */
-  onEnded: (sandboxId: string) => void
+  onEnded: (record: SandboxRecord) => void
   /** Told when nothing of a sandbox is left but its record. */
-  onRemoved: (sandboxId: string) => void
+  onRemoved: (record: SandboxRecord) => void
   /** Told how long each step of a finished set-up took. */
   onSetUp: (timings: Sandbox['timings']) => void
 }
@@ -85,15 +86,26 @@ export class SandboxManager {
     // The same key while the first create is under way, or after a restart lost its answer, is the same sandbox.
     let created = this.#byIdempotencyKey.get(idempotencyKey)
     if (!created) {
-      created = this.#create(input, idempotencyKey)
+      created = this.#create(input, { idempotencyKey })
       this.#byIdempotencyKey.set(idempotencyKey, created)
       created.catch(() => this.#byIdempotencyKey.delete(idempotencyKey))
     }
     return toWire((await created).record)
   }
 
-  async #create (input: SandboxCreate, idempotencyKey?: string): Promise<SandboxLifecycle> {
-    const record = newRecord(input, this.#options.defaultRuntime, idempotencyKey)
+  /** The sandbox of one delivery of a task. Whoever makes it has looked with `ofTask` that there is none yet. */
+  async createForTask (input: SandboxCreate, task: NonNullable<SandboxRecord['task']>): Promise<SandboxLifecycle> {
+    this.#assertOpen()
+    return await this.#create(input, { task })
+  }
+
+  /** The sandbox that was made for a delivery of a task, deleted or not; undefined where none ever came to run, or its record is gone. */
+  ofTask (taskId: string, fence: number): SandboxLifecycle | undefined {
+    return this.all().find(({ record: { task, wasCreated } }) => task?.id === taskId && task.fence === fence && wasCreated)
+  }
+
+  async #create (input: SandboxCreate, origin: Pick<SandboxRecord, 'idempotencyKey' | 'task'> = {}): Promise<SandboxLifecycle> {
+    const record = { ...newRecord(input, this.#options.defaultRuntime), ...origin }
     record.network = this.#options.network.specOf(input.network)
     if (!this.#options.runtimes.has(record.runtime)) {
       throw new BerthError('invalid_argument', 'runtime_unknown', `this host has no OCI runtime ${JSON.stringify(record.runtime)}; it has ${[...this.#options.runtimes.keys()].join(', ')}`)
@@ -102,8 +114,9 @@ export class SandboxManager {
     try {
       await sandbox.create({ start: input.start ?? true, request: { pull: input.imagePull, credentials: input.registryCredentials } })
     } catch (error) {
-      // What the request itself got wrong leaves no trace; what went wrong here stays readable.
-      if (error instanceof BerthError && error.kind === 'invalid_argument' && record.leaks.length === 0) await this.forget(record.id)
+      // What the request itself got wrong leaves no trace, and a task says for itself what went wrong; the rest stays readable.
+      const isKnownElsewhere = origin.task !== undefined || (error instanceof BerthError && error.kind === 'invalid_argument')
+      if (isKnownElsewhere && record.leaks.length === 0) await this.forget(record.id)
       throw error
     }
     this.#options.onSetUp(record.timings)
@@ -213,7 +226,7 @@ export class SandboxManager {
     const wasDeleted = sandbox.record.deletedAt !== undefined
     await sandbox.remove({ force: options.force ?? false })
     if (wasDeleted || !sandbox.record.deletedAt) return
-    this.#options.onRemoved(id)
+    this.#options.onRemoved(sandbox.record)
     this.#append('sandbox.deleted', id, {})
   }
 
@@ -227,9 +240,15 @@ export class SandboxManager {
   }
 
   /** Where the log of a sandbox lies, and whether it is complete. */
-  sandboxLog (id: string): { dir: string, isEnded: () => boolean } {
+  sandboxLog (id: string): { dir: string, from?: string, isEnded: () => boolean, end: () => { reason: string, exitCode?: number } | undefined } {
     const sandbox = this.#present(id)
-    return { dir: this.#options.places.sandbox(id).dir, isEnded: () => sandbox.hasEnded || sandbox.record.deletedAt !== undefined }
+    const { record } = sandbox
+    return {
+      dir: this.#options.places.logDir(record),
+      ...(record.task ? { from: record.task.logCursor } : {}),
+      isEnded: () => sandbox.hasEnded || record.deletedAt !== undefined,
+      end: () => record.end && { reason: record.end.reason, ...(record.end.exitCode === undefined ? {} : { exitCode: record.end.exitCode }) },
+    }
   }
 
   /** Removes the directories of sandboxes that have no record. What they held on the host must have been reclaimed. */
@@ -280,7 +299,7 @@ export class SandboxManager {
       onStatus: (changed, { from, to }) => {
         const { end } = changed
         this.#append('sandbox.status', changed.id, { from, to, ...(end && (to === 'stopped' || to === 'failed') ? { reason: end.reason, exitCode: end.exitCode } : {}) })
-        if (to === 'stopped' || to === 'failed') onEnded(changed.id)
+        if (to === 'stopped' || to === 'failed') onEnded(changed)
       },
     })
     this.#sandboxes.set(record.id, sandbox)
@@ -299,7 +318,7 @@ export class SandboxManager {
   }
 }
 
-function newRecord (input: SandboxCreate, defaultRuntime: string, idempotencyKey?: string): SandboxRecord {
+function newRecord (input: SandboxCreate, defaultRuntime: string): SandboxRecord {
   const id = randomId('sbx')
   return {
     version: 1,
@@ -321,7 +340,6 @@ function newRecord (input: SandboxCreate, defaultRuntime: string, idempotencyKey
     createdAt: new Date().toISOString(),
     timings: [],
     leaks: [],
-    ...(idempotencyKey === undefined ? {} : { idempotencyKey }),
   }
 }
 

@@ -3,6 +3,7 @@ import { mkdir, readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { removeTrees } from '../../host/remove.ts'
 import type { ContainerPlaces, ExecPlaces } from '../../host/oci-runtime.ts'
+import type { SandboxRecord } from './sandbox-record.ts'
 
 export interface SandboxPlaces {
   /** Everything that survives a reboot. */
@@ -33,6 +34,7 @@ export class HostPlaces {
   }
 
   get sandboxesDir (): string { return join(this.stateDir, 'sandboxes') }
+  get tasksDir (): string { return join(this.stateDir, 'tasks') }
   get imagesDir (): string { return join(this.stateDir, 'images') }
   get layersDir (): string { return join(this.imagesDir, 'layers') }
   get layerMountsDir (): string { return join(this.runDir, 'layers') }
@@ -52,7 +54,7 @@ export class HostPlaces {
   /** Makes the directories that everything else lies in. Others of this host may go through them, to what they know by name. */
   async make (): Promise<void> {
     for (const dir of [this.stateDir, this.runDir]) await mkdir(dir, { recursive: true, mode: 0o711 })
-    for (const dir of [this.sandboxesDir, this.imagesDir, this.layersDir, this.runSandboxesDir]) await mkdir(dir, { recursive: true, mode: 0o700 })
+    for (const dir of [this.sandboxesDir, this.tasksDir, this.imagesDir, this.layersDir, this.runSandboxesDir]) await mkdir(dir, { recursive: true, mode: 0o700 })
   }
 
   runtimeRoot (name: string): string { return join(this.runtimesDir, name) }
@@ -88,9 +90,20 @@ export class HostPlaces {
     await removeTrees([...paths, runDir])
   }
 
-  container (id: string): ContainerPlaces {
-    const { dir, bundleDir, runDir, exitDir } = this.sandbox(id)
-    return { id, bundleDir, runDir, exitDir, logPath: join(dir, 'log') }
+  container (record: Pick<SandboxRecord, 'id' | 'task'>): ContainerPlaces {
+    const { bundleDir, runDir, exitDir } = this.sandbox(record.id)
+    return { id: record.id, bundleDir, runDir, exitDir, logPath: join(this.logDir(record), 'log') }
+  }
+
+  /** What a sandbox prints is its own, unless it is made for a task: then it is the task's, and stays when the sandbox goes. */
+  logDir ({ id, task }: Pick<SandboxRecord, 'id' | 'task'>): string {
+    return task ? this.task(task.id).dir : this.sandbox(id).dir
+  }
+
+  /** Of a task: its log, and how far its outputs have come. */
+  task (id: string): { dir: string, outputsDir: string } {
+    const dir = join(this.tasksDir, id)
+    return { dir, outputsDir: join(dir, 'outputs') }
   }
 
   exec (sandboxId: string, execId: string): ExecPlaces {

@@ -46,11 +46,15 @@ export interface SandboxRecord {
   wasCreated?: boolean
   /** The set-up under way starts the container as it makes it. */
   isStarting?: boolean
+  /** Everything is set up and in the record, and the container may have been started. */
+  isReady?: boolean
   /** Resources of a run may be held on the host; written before the first is taken, taken back when all are released. */
   holdsRun?: boolean
   /** Deletion has begun and must be finished. */
   isDeleting?: boolean
   idempotencyKey?: string
+  /** The delivery of a task that it is made for; its log is the task's. */
+  task?: { id: string, fence: number, logCursor: string }
 }
 
 /** How a record looks on the wire. */
@@ -70,6 +74,7 @@ export function toWire (record: SandboxRecord): Sandbox {
     runtime: record.runtime,
     hostname: record.hostname,
     network: networkOf(record),
+    ...(record.task ? { taskId: record.task.id } : {}),
     ...pickDefined(record, ['timeoutMs', 'idleTimeoutMs', 'deadlineAt', 'idleDeadlineAt', 'startedAt', 'deletedAt', 'end']),
     createdAt: record.createdAt,
     timings: record.timings,

@@ -32,7 +32,10 @@ export interface SandboxStep {
 }
 
 /** What a request says about its set-up that no record keeps. */
-export type SetUpRequest = Pick<PrepareRootfsOptions, 'pull' | 'credentials'>
+export interface SetUpRequest extends Pick<PrepareRootfsOptions, 'pull' | 'credentials'> {
+  /** Done when nothing is left but to start the container. */
+  beforeStart?: (() => Promise<void>) | undefined
+}
 
 export interface StepParts {
   places: HostPlaces
@@ -147,10 +150,11 @@ export function sandboxSteps (parts: StepParts): SandboxStep[] {
       name: 'container',
       scope: 'run',
       deadlineMs: 60_000,
-      async acquire (record, signal) {
+      async acquire (record, signal, { beforeStart }) {
         const runtime = runtimeOf(parts, record)
+        await beforeStart?.()
         const make = record.isStarting ? runtime.run.bind(runtime) : runtime.create.bind(runtime)
-        const { monitor } = await make(places.container(record.id), cgroups.procsFiles(record.id), signal)
+        const { monitor } = await make(places.container(record), cgroups.procsFiles(record.id), signal)
         record.monitor = monitor
       },
       release: record => releaseContainer(record, parts),
@@ -164,7 +168,7 @@ export function sandboxSteps (parts: StepParts): SandboxStep[] {
  */
 async function releaseContainer (record: SandboxRecord, parts: StepParts): Promise<void> {
   const runtime = runtimeOf(parts, record)
-  const places = parts.places.container(record.id)
+  const places = parts.places.container(record)
   const monitor = record.monitor ?? await readMonitorPid(places.runDir)
   const hasEnded = async () => await readExitCode(places.exitDir, record.id) !== undefined || !(monitor && isAlive(monitor))
   // Also where the monitor is gone: one that was killed in the middle of a create leaves a runtime at work in the cgroup.
