@@ -31,6 +31,16 @@ export interface AttemptRecord extends TaskAttempt {
   fence: number
 }
 
+/** A change of status, with why where there is a why. */
+export interface StatusChange {
+  at: string
+  status: TaskStatus
+  attempt: number
+  reason?: string
+  exitCode?: number
+  message?: string
+}
+
 export interface TaskRecord {
   id: string
   spec: TaskSpec
@@ -38,6 +48,8 @@ export interface TaskRecord {
   /** Of the attempt that is under way, was the last, or comes next. */
   attempt: number
   attempts: AttemptRecord[]
+  /** Every change of status so far, oldest first; written with the change itself, and only ever added to. */
+  history: StatusChange[]
   /** All ISO 8601. */
   createdAt: string
   availableAt: string

@@ -1,0 +1,167 @@
+/** One delivery of a task, from its sandbox to its report. */
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { BerthError } from '../../errors.ts'
+import type { SandboxEnd } from '../../schemas/sandbox.ts'
+import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
+import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
+import { waitForStatus } from '../sandboxes/sandbox-wait.ts'
+import { verdictOfEnd, verdictOfRefusal, type Verdict } from './task-outcome.ts'
+import type { Claim, Room, TaskQueue } from './task-queue.ts'
+import type { TaskRecord } from './task-record.ts'
+import { toSandboxCreate } from './task-spec.ts'
+
+export interface TaskRunParts {
+  sandboxes: Pick<SandboxManager, 'createForTask' | 'ofTask' | 'remove' | 'forget'>
+  queue: Pick<TaskQueue, 'start' | 'settle' | 'release'>
+  /** Makes room for the log of another attempt; answers the cursor at which it will begin. */
+  startLog: (taskId: string) => Promise<string>
+  /** The log of the task may be written to from now on, or its status has changed. */
+  onChange: (task: TaskRecord) => void
+  logger: Logger
+}
+
+const cancelGraceMs = 10_000
+const retryPauseMs = 1000
+
+/**
+ * Re-entrant: after a restart of the daemon the same delivery is simply run again. Its sandbox carries the task's id and the number
+ * of the delivery, so that it is found where there is one, whether it runs or has ended, and is made only where there is none.
+ *
+ * Order: intent (the claim) → sandbox → its end → report, durable → the sandbox is deleted. Whoever dies in between leaves
+ * something that the next run finds.
+ */
+export class TaskRun {
+  readonly claim: Claim
+  /** Until its sandbox runs. */
+  isStarting = true
+  readonly #parts: TaskRunParts
+  readonly #closing = new AbortController()
+  #isCancelled: boolean
+  #isAbandoned = false
+  #sandbox: SandboxLifecycle | undefined
+
+  constructor (claim: Claim, parts: TaskRunParts) {
+    this.claim = claim
+    this.#parts = parts
+    this.#isCancelled = claim.task.cancelRequestedAt !== undefined
+  }
+
+  get room (): Room { return this.claim.task.spec.requests }
+
+  /** Runs it to its end; never rejects. `onStarted` is called when its sandbox runs. */
+  async run (onStarted: () => void): Promise<void> {
+    try {
+      await this.#run(onStarted)
+    } catch (error) {
+      if (!this.#closing.signal.aborted) this.#log('error', { err: error }, 'a task could not be run')
+    }
+  }
+
+  /** The task is to be cancelled. */
+  cancel (): void {
+    if (this.#isCancelled) return
+    this.#isCancelled = true
+    this.#stop()
+  }
+
+  /** Somebody else has the task: what was begun for it is ended, and nothing is reported. */
+  abandon (): void {
+    if (this.#isAbandoned) return
+    this.#isAbandoned = true
+    this.#log('warn', {}, 'the lease of a task was lost; its sandbox is ended')
+    this.#stop()
+  }
+
+  /** Lets go of the run without touching its sandbox. */
+  close (): void {
+    this.#closing.abort()
+  }
+
+  async #run (onStarted: () => void): Promise<void> {
+    const verdict = await this.#reachEnd(onStarted)
+    if (this.#closing.signal.aborted) return
+    if (!this.#isAbandoned) await this.#report(verdict)
+    const id = this.#sandbox?.record.id
+    if (id === undefined) return
+    await this.#parts.sandboxes.remove(id, { force: true })
+    // The task has all that is to be known of it; one that leaks stays until it no longer does.
+    if (this.#sandbox?.record.deletedAt) await this.#parts.sandboxes.forget(id)
+  }
+
+  async #reachEnd (onStarted: () => void): Promise<Verdict> {
+    const { task, fence, taskId } = this.claim
+    const found = this.#parts.sandboxes.ofTask(taskId, fence)
+    if (!found && task.status === 'running') return vanished()
+    if (!found && this.#isCancelled) return verdictOfRefusal(undefined, { isCancelled: true })
+    try {
+      this.#sandbox = found ?? await this.#create()
+    } catch (error) {
+      return verdictOfRefusal(error, { isCancelled: this.#isCancelled })
+    }
+    this.isStarting = false
+    onStarted()
+    const { record } = this.#sandbox
+    if (task.status !== 'running') await this.#reportStart(record)
+    if (this.#isCancelled || this.#isAbandoned) this.#stop()
+    await waitForStatus(this.#sandbox, { signal: this.#closing.signal })
+    const end = record.end ?? { reason: 'lost', at: new Date().toISOString() } satisfies SandboxEnd
+    const isDeleted = (record.isDeleting ?? false) || record.deletedAt !== undefined
+    if (isDeleted && end.reason === 'requested' && !this.#isCancelled) return vanished()
+    return verdictOfEnd(end, { isCancelled: this.#isCancelled })
+  }
+
+  async #create (): Promise<SandboxLifecycle> {
+    const { task, fence, taskId } = this.claim
+    const logCursor = await this.#parts.startLog(taskId)
+    return await this.#parts.sandboxes.createForTask(toSandboxCreate(task.spec), { id: taskId, fence, logCursor })
+  }
+
+  async #reportStart (record: SandboxLifecycle['record']): Promise<void> {
+    const { id: sandboxId, startedAt = new Date().toISOString(), timings } = record
+    await this.#durably(() => this.#parts.queue.start(this.claim, { sandboxId, startedAt, timings, logCursor: record.task?.logCursor ?? '0:0' }))
+  }
+
+  async #report (verdict: Verdict): Promise<void> {
+    const { queue } = this.#parts
+    const settled = await this.#durably(async () => verdict.verdict === 'settle'
+      ? await queue.settle(this.claim, verdict.outcome)
+      : await queue.release(this.claim, verdict))
+    if (!settled) return
+    this.#parts.onChange(settled)
+    this.#log('info', { status: settled.status, attempt: settled.attempt, end: verdict.verdict === 'settle' ? verdict.outcome.end : { message: verdict.message } }, 'a task was reported on')
+  }
+
+  /** What must be on disk is tried until it is; undefined once somebody else has the task, or this daemon ends. */
+  async #durably<T> (work: () => Promise<T>): Promise<T | undefined> {
+    while (!this.#closing.signal.aborted) {
+      try {
+        return await work()
+      } catch (error) {
+        if (error instanceof BerthError && error.code === 'stale_claim') {
+          this.abandon()
+          return undefined
+        }
+        this.#log('error', { err: error }, 'the queue could not be told of a task; it is tried again')
+        await delay(retryPauseMs, undefined, { signal: this.#closing.signal }).catch(() => {})
+      }
+    }
+    return undefined
+  }
+
+  #stop (): void {
+    const sandbox = this.#sandbox
+    if (!sandbox || sandbox.hasEnded) return
+    sandbox.stop({ reason: 'requested', ...(this.#isAbandoned ? { force: true } : { graceMs: cancelGraceMs }) })
+      .catch(error => this.#log('warn', { err: error }, 'the sandbox of a task could not be stopped'))
+  }
+
+  #log (level: 'info' | 'warn' | 'error', fields: object, message: string): void {
+    this.#parts.logger[level]({ taskId: this.claim.taskId, fence: this.claim.fence, ...fields }, message)
+  }
+}
+
+function vanished (): Verdict {
+  const end = { reason: 'sandbox_deleted', at: new Date().toISOString(), message: 'the sandbox of the task was deleted before it had ended' } as const
+  return { verdict: 'settle', outcome: { status: 'failed', end, isRetryable: false } }
+}

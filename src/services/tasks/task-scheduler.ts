@@ -1,0 +1,150 @@
+import type { Logger } from 'pino'
+import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
+import type { SandboxRecord } from '../sandboxes/sandbox-record.ts'
+import type { HeldBack, HostRoom } from './host-room.ts'
+import type { Claim, Room, TaskQueue } from './task-queue.ts'
+import { TaskRun, type TaskRunParts } from './task-run.ts'
+
+export interface TaskSchedulerOptions extends Omit<TaskRunParts, 'sandboxes' | 'queue'> {
+  queue: TaskQueue
+  sandboxes: TaskRunParts['sandboxes'] & Pick<SandboxManager, 'all'>
+  room: HostRoom
+  /** The id of this host. */
+  owner: string
+  pools: readonly string[]
+  leaseMs: number
+  /** How many sandboxes are set up for tasks at once: what more is claimed would wait here, out of its order. */
+  maxStarting: number
+  logger: Logger
+}
+
+/** Room can come free without a sign: others' memory, the disk. */
+const lookEveryMs = 1000
+const renewalsPerLease = 3
+
+/** Takes tasks while there is room, and keeps the leases of those that run. */
+export class TaskScheduler {
+  readonly #options: TaskSchedulerOptions
+  readonly #runs = new Map<string, TaskRun>()
+  #timers: NodeJS.Timeout[] = []
+  #stopWatching: (() => void) | undefined
+  #pumping: Promise<void> | undefined
+  #isPokedAgain = false
+  #isClosed = false
+  #isDraining = false
+  #heldBack: HeldBack | undefined
+
+  constructor (options: TaskSchedulerOptions) {
+    this.#options = options
+  }
+
+  /** Why nothing is begun at the moment, if so. */
+  get heldBack (): HeldBack | undefined {
+    return this.#isClosed || this.#isDraining ? 'stopping' : this.#heldBack
+  }
+
+  get free (): Room {
+    return this.#options.room.free([...this.#runs.values()].map(({ room }) => room))
+  }
+
+  /** Goes on with what an earlier daemon of this host had claimed, and deletes sandboxes of deliveries that are over. */
+  async adopt (): Promise<void> {
+    const { queue, owner, leaseMs, sandboxes, logger } = this.#options
+    for (const claim of await queue.held(owner, leaseMs)) this.#begin(claim)
+    for (const { record } of sandboxes.all()) {
+      const { task } = record
+      const isOver = task && this.#runs.get(task.id)?.claim.fence !== task.fence
+      if (!isOver) continue
+      void this.#deleteSandbox(record)
+        .catch(error => logger.error({ sandboxId: record.id, taskId: task.id, err: error }, 'the sandbox of a task that is over could not be deleted'))
+    }
+  }
+
+  /** Begins to take tasks. */
+  start (): void {
+    const { queue, leaseMs } = this.#options
+    this.#stopWatching = queue.watch(news => {
+      if (news.kind === 'cancel') this.#runs.get(news.taskId)?.cancel()
+      else this.poke()
+    })
+    this.#timers = [setInterval(() => this.poke(), lookEveryMs), setInterval(() => { void this.#renew() }, leaseMs / renewalsPerLease)]
+    this.poke()
+  }
+
+  /** Looks whether something can be begun. */
+  poke (): void {
+    if (this.#isClosed) return
+    this.#isPokedAgain = true
+    this.#pumping ??= this.#pump().finally(() => { this.#pumping = undefined })
+  }
+
+  /** Takes nothing more; what runs goes on. */
+  drain (): void {
+    this.#isDraining = true
+  }
+
+  /** Lets go of every task without touching its sandbox: the next daemon goes on with them. */
+  async close (): Promise<void> {
+    this.#isClosed = true
+    this.#stopWatching?.()
+    for (const timer of this.#timers) clearInterval(timer)
+    for (const run of this.#runs.values()) run.close()
+    await this.#pumping
+  }
+
+  async #deleteSandbox (record: SandboxRecord): Promise<void> {
+    const { sandboxes } = this.#options
+    await sandboxes.remove(record.id, { force: true })
+    if (record.deletedAt) await sandboxes.forget(record.id)
+  }
+
+  async #pump (): Promise<void> {
+    while (this.#isPokedAgain) {
+      this.#isPokedAgain = false
+      try {
+        while (await this.#takeOne());
+      } catch (error) {
+        this.#options.logger.error({ err: error }, 'the queue could not be asked for tasks; it is asked again')
+      }
+    }
+  }
+
+  async #takeOne (): Promise<boolean> {
+    const { queue, room, owner, pools, leaseMs, maxStarting } = this.#options
+    if (this.#isClosed || this.#isDraining) return false
+    if ([...this.#runs.values()].filter(({ isStarting }) => isStarting).length >= maxStarting) return false
+    this.#heldBack = await room.heldBack()
+    if (this.#heldBack) return false
+    const [claim] = await queue.claim({ owner, pools, limit: 1, leaseMs, room: this.free, capacity: room.largest })
+    if (!claim) return false
+    // Claimed while the daemon began to end: the next one goes on with it.
+    if (!this.#isClosed) this.#begin(claim)
+    return true
+  }
+
+  #begin (claim: Claim): void {
+    const { taskId } = claim
+    const run = new TaskRun(claim, this.#options)
+    this.#runs.set(taskId, run)
+    this.#options.onChange(claim.task)
+    void run.run(() => this.poke()).finally(() => {
+      if (this.#runs.get(taskId) === run) this.#runs.delete(taskId)
+      this.poke()
+    })
+  }
+
+  async #renew (): Promise<void> {
+    const { queue, leaseMs, logger } = this.#options
+    if (this.#runs.size === 0) return
+    try {
+      for (const { taskId, fence, isHeld, isCancelRequested } of await queue.renew([...this.#runs.values()].map(({ claim }) => claim), leaseMs)) {
+        const run = this.#runs.get(taskId)
+        if (run?.claim.fence !== fence) continue
+        if (!isHeld) run.abandon()
+        else if (isCancelRequested) run.cancel()
+      }
+    } catch (error) {
+      logger.error({ err: error }, 'leases of tasks could not be renewed; it is tried again')
+    }
+  }
+}
