@@ -24,12 +24,14 @@ import { addAllMethods, previewRoutes, type PreviewGate } from './routes/preview
 import { coerceQuery, type QuerySchema } from './routes/query.ts'
 import { sandboxRoutes, type Sandboxes } from './routes/sandboxes.ts'
 import { sandboxTokenRoutes, type SandboxTokens } from './routes/sandbox-tokens.ts'
+import { taskRoutes, type Tasks } from './routes/tasks.ts'
 import { ticketRoutes, type Tickets } from './routes/tickets.ts'
 import { componentSchemas } from './schemas/components.ts'
 
 export interface AppServices {
   sandboxes: Sandboxes & NetworkedSandboxes
   execs: Execs
+  tasks: Tasks
   images: Images
   decisions: Decisions
   ports: Ports
@@ -106,10 +108,11 @@ export function buildApp (options: AppOptions): FastifyInstance {
   addOpenapi(app, { version })
   for (const schema of componentSchemas()) app.addSchema(schema)
 
-  const { sandboxes, execs, images, decisions, ports, network, logSources, logs, events, host, metrics, tokens, tickets } = services
+  const { sandboxes, execs, tasks, images, decisions, ports, network, logSources, logs, events, host, metrics, tokens, tickets } = services
   const prefix = '/v1'
   void app.register(sandboxRoutes, { prefix, sandboxes, closing })
   void app.register(execRoutes, { prefix, execs, streams, attached })
+  void app.register(taskRoutes, { prefix, tasks, closing })
   void app.register(networkRoutes, { prefix, sandboxes, decisions, ports, traffic: network, streams })
   void app.register(sandboxTokenRoutes, { prefix, tokens, sandboxes })
   void app.register(ticketRoutes, { prefix, tickets, sandboxes })

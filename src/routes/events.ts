@@ -3,6 +3,7 @@ import { Type, type FastifyPluginAsyncTypebox } from '@fastify/type-provider-typ
 import type { FastifyRequest } from 'fastify'
 import { ref } from '../schemas/components.ts'
 import { Event, EventPage, EventType, type EventType as Kind } from '../schemas/event.ts'
+import { TaskId } from '../schemas/task.ts'
 import { SandboxId, Words, pattern } from '../schemas/wire.ts'
 import { errorResponses } from './http-errors.ts'
 import { Limit } from './sandboxes.ts'
@@ -12,6 +13,7 @@ export interface EventFilter {
   /** Only events with a greater seq. */
   after?: number
   sandboxId?: string
+  taskId?: string
   types?: Kind[]
 }
 
@@ -35,6 +37,7 @@ export const SeqCursor = Type.Optional(Type.String({ pattern: pattern(seqPattern
 const Query = Type.Object({
   cursor: SeqCursor,
   sandboxId: Type.Optional(SandboxId),
+  taskId: Type.Optional(TaskId),
   type: Type.Optional(Type.Array(EventType, { description: 'One of these; repeat it or separate by commas' })),
   limit: Limit,
   follow: Type.Boolean({ default: false, description: 'Stream what happens, without a cursor from this moment on; with cursor=0 all that is kept comes first' }),
@@ -46,7 +49,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventRouteOptions> = async (
     exposeHeadRoute: false,
     schema: {
       operationId: 'readEvents',
-      summary: 'Read or follow what happens to sandboxes and execs',
+      summary: 'Read or follow what happens to sandboxes, execs and tasks',
       tags: ['events'],
       querystring: Query,
       response: {
@@ -62,8 +65,8 @@ export const eventRoutes: FastifyPluginAsyncTypebox<EventRouteOptions> = async (
       },
     },
   }, async (request, reply) => {
-    const { sandboxId, type: types, limit, follow } = request.query
-    const filter = { after: startingSeq(request, request.query.cursor), sandboxId, types }
+    const { sandboxId, taskId, type: types, limit, follow } = request.query
+    const filter = { after: startingSeq(request, request.query.cursor), sandboxId, taskId, types }
     const chosen = chosenFormat(request, request.query.format)
     if (!follow && chosen !== 'sse' && chosen !== 'ndjson') return page(events.read({ ...filter, limit }), limit)
     const format = chosen === 'sse' ? 'sse' : 'ndjson'

@@ -37,7 +37,10 @@ declare module 'fastify' {
     idempotent: IdempotentRequest | undefined
   }
   interface FastifyContextConfig {
-    /** Fields of the body that are no part of what is asked for, and of which nothing may be kept: not even a hash, which tells who guesses that the guess is right. */
+    /**
+     * Fields of the body that are no part of what is asked for, and of which nothing may be kept: not even a hash, which tells who
+     * guesses that the guess is right. `outputs.secret` is a field of what `outputs` is, or of every item of that list.
+     */
     secretFields?: readonly string[]
     /** The answer is a secret, of which nothing may be kept: a key is taken and not honoured. */
     answersSecret?: boolean
@@ -78,9 +81,14 @@ function claimOf (request: FastifyRequest): IdempotentRequest | undefined {
 }
 
 function withoutSecrets ({ body, routeOptions }: FastifyRequest): unknown {
-  const { secretFields } = routeOptions.config
-  if (!secretFields || typeof body !== 'object' || body === null) return body
-  return Object.fromEntries(Object.entries(body).filter(([name]) => !secretFields.includes(name)))
+  return (routeOptions.config.secretFields ?? []).reduce((rest, field) => withoutField(rest, field.split('.')), body)
+}
+
+function withoutField (value: unknown, [name, ...inner]: string[]): unknown {
+  if (Array.isArray(value)) return value.map(item => withoutField(item, [name!, ...inner]))
+  if (typeof value !== 'object' || value === null || !Object.hasOwn(value, name!)) return value
+  const { [name!]: found, ...others } = value as Record<string, unknown>
+  return inner.length === 0 ? others : { ...value, [name!]: withoutField(found, inner) }
 }
 
 function headersToKeep (reply: FastifyReply): Record<string, string> {

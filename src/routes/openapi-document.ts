@@ -4,9 +4,15 @@ import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance, FastifySchema } from 'fastify'
 import { ErrorBody } from '../schemas/wire.ts'
 
+interface BodySchema {
+  then?: unknown
+  else?: unknown
+  oneOf?: unknown[]
+}
+
 interface Operation {
   operationId?: string
-  requestBody?: { required?: boolean }
+  requestBody?: { required?: boolean, content?: Record<string, { schema?: BodySchema }> }
   parameters?: unknown[]
 }
 
@@ -27,6 +33,7 @@ A bearer token is needed, except over the unix socket.`
 
 const tags = [
   { name: 'sandboxes', description: 'Isolated machines: create, watch, pause, stop, delete' },
+  { name: 'tasks', description: 'Commands that are queued, run in a sandbox of their own, and reported on exactly once' },
   { name: 'execs', description: 'Processes started in a running sandbox' },
   { name: 'network', description: 'What a sandbox may reach and what reaches it' },
   { name: 'images', description: 'What sandboxes are made of: pull, look, make room' },
@@ -67,12 +74,18 @@ export function addOpenapi (app: FastifyInstance, options: { version: string }):
       const { openapiObject } = document as { openapiObject: { paths?: Record<string, Record<string, Operation>> } }
       for (const [method, operation] of Object.values(openapiObject.paths ?? {}).flatMap(path => Object.entries(path))) {
         if (method === 'post' && !keyless.has(operation.operationId ?? '')) (operation.parameters ??= []).push(idempotencyKey)
+        for (const media of Object.values(operation.requestBody?.content ?? {})) media.schema = withAlternatives(media.schema)
         if (operation.requestBody && optionalBodies.has(operation.operationId ?? '')) operation.requestBody.required = false
       }
       return openapiObject as never
     },
   })
   void app.register(swaggerUi, { routePrefix: '/docs', staticCSP: contentSecurityPolicy, uiConfig: { validatorUrl: null, docExpansion: 'list', deepLinking: true } })
+}
+
+/** What the validator decides by if, then and else: generators of clients understand alternatives better. */
+function withAlternatives (schema: BodySchema | undefined): BodySchema | undefined {
+  return schema?.then && schema.else ? { oneOf: [schema.else, schema.then] } : schema
 }
 
 /**

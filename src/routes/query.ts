@@ -45,9 +45,17 @@ export function parseLabels (texts: readonly string[]): Record<string, string> {
     const cut = text.indexOf('=')
     const [name, value] = [text.slice(0, cut), text.slice(cut + 1)]
     if (labels.has(name) && labels.get(name) !== value) {
-      throw new BerthError('invalid_argument', 'invalid_parameter', 'label asks for two values of one label; a sandbox has only one', { details: { field: 'label' } })
+      throw new BerthError('invalid_argument', 'invalid_parameter', 'label asks for two values of one label; each has only one', { details: { field: 'label' } })
     }
     labels.set(name, value)
   }
   return Object.fromEntries(labels)
+}
+
+/** The time that a parameter names, as every time on the wire: in UTC, with milliseconds. */
+export function parseTime (name: string, text: string): string {
+  const time = new Date(text)
+  // Not every text that the format lets pass is a time: it knows leap seconds.
+  if (!Number.isNaN(time.getTime())) return time.toISOString()
+  throw new BerthError('invalid_argument', 'invalid_parameter', `${name} is no time that is known here; write it like 2026-03-01T09:30:00Z`, { details: { field: name } })
 }

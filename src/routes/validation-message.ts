@@ -27,6 +27,9 @@ interface Finding extends Omit<FastifySchemaValidationError, 'params'> {
 }
 
 const longestQuote = 64
+// The one format that requests have.
+const timeAdvice = 'must be a time like 2026-03-01T09:30:00Z (in a URL, the + of an offset is written %2B)'
+const thingOfIdPrefix: Record<string, string> = { exe: 'exec', tsk: 'task' }
 
 /** Text from a client, safe to show: escaped, and cut when it is long. */
 export function quoted (text: string): string {
@@ -57,7 +60,8 @@ function pickFinding (findings: Finding[]): Finding {
 
 /** An id that cannot exist names nothing: not found, like any other id that is not there. */
 function idError (finding: Finding): BerthError {
-  const thing = { '/eid': 'exec', '/digest': 'image' }[finding.instancePath] ?? 'sandbox'
+  const prefix = /^\^([a-z]{3})_/.exec(finding.params.pattern ?? '')?.[1] ?? ''
+  const thing = finding.instancePath === '/digest' ? 'image' : thingOfIdPrefix[prefix] ?? 'sandbox'
   const shown = typeof finding.data === 'string' ? ` ${quoted(finding.data)}` : ''
   return new BerthError('not_found', `${thing}_not_found`, `there is no ${thing}${shown}`)
 }
@@ -108,6 +112,7 @@ function demand (finding: Finding): string {
     case 'maxProperties': return `must have at most ${limit} entries`
     case 'x-maxTotalBytes': return `must have at most ${finding.parentSchema?.['x-maxTotalBytes']} bytes in all`
     case 'pattern': return patternMeaning.get(pattern) ?? `must match ${pattern}`
+    case 'format': return timeAdvice
     case 'propertyNames': return badName(finding)
     case 'anyOf': return `must be ${(finding.schema as Form[]).map(formName).join(', or ')}`
     default: return finding.message ?? 'is not valid'

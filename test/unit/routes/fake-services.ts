@@ -14,6 +14,7 @@ import type { Image, ImageDetail } from '../../../src/schemas/image.ts'
 import type { LogRecord } from '../../../src/schemas/log.ts'
 import type { NetworkDecision } from '../../../src/schemas/network.ts'
 import type { Sandbox, SandboxCreate } from '../../../src/schemas/sandbox.ts'
+import { makeTasks } from './fake-tasks.ts'
 
 export const adminToken = 'admin-token'
 export const readToken = 'read-token'
@@ -160,6 +161,7 @@ export function makeServices () {
       signal: async (...args) => note('signal', ...args),
       result: async () => execResult,
     },
+    tasks: makeTasks(note),
     images: {
       pull: async (reference, options) => {
         note('pull', reference, options)
