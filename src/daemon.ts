@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import { buildApp, defaultLimits } from './app.ts'
 import type { Config } from './config.ts'
+import { wireImages } from './daemon/wire-images.ts'
 import { CgroupManager } from './host/cgroup.ts'
 import { LockFile } from './host/lock-file.ts'
 import { discoverPrograms, discoverRuntimes } from './host/programs.ts'
@@ -23,11 +24,6 @@ import { readHostId } from './services/host/host-id.ts'
 import { HostInfo } from './services/host/host-info.ts'
 import { reclaimHost } from './services/host/reclaim.ts'
 import { IdempotencyStore } from './services/idempotency/idempotency-store.ts'
-import { ImageManager } from './services/images/image-manager.ts'
-import type { IndexSettings } from './services/images/indexes/index-settings.ts'
-import { checkIndexSettings } from './services/images/indexes/open-layer-indexes.ts'
-import { openLayers } from './services/images/open-layers.ts'
-import { defaultRegistrySettings, type RegistrySettings } from './services/images/registry/registry-settings.ts'
 import { LogReader } from './services/logs/log-reader.ts'
 import { LogRotator } from './services/logs/log-rotator.ts'
 import { createMetrics } from './services/metrics.ts'
@@ -67,8 +63,6 @@ export interface Daemon {
 
 const joinCgroupPath = fileURLToPath(new URL('../libexec/join-cgroup', import.meta.url))
 const withoutNetSysctlsPath = fileURLToPath(new URL('../libexec/without-net-sysctls', import.meta.url))
-const imageKeeperPath = fileURLToPath(new URL('../libexec/image-keeper', import.meta.url))
-const imageServerPath = fileURLToPath(new URL('./image-server.ts', import.meta.url))
 const networkServerPath = fileURLToPath(new URL('./network-server.ts', import.meta.url))
 
 /**
@@ -115,41 +109,16 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const metrics = createMetrics()
 
   const reconciled = Promise.withResolvers<void>()
-  const registry = registrySettings(config)
-  const indexes: IndexSettings = {
-    dir: join(places.imagesDir, 'indexes'),
-    store: config.imageIndexStore,
-    keyFile: config.imageIndexKeyFile,
-    credentialsFile: config.imageIndexCredentialsFile,
-  }
-  await checkIndexSettings(indexes)
-  const layers = await openLayers({
-    mode: config.imageMode,
-    layersDir: places.layersDir,
-    mountsDir: places.layerMountsDir,
-    serverDir: places.imageServerDir,
-    serverLogPath: places.imageServerLogPath,
-    keeperPath: imageKeeperPath,
-    serverPath: imageServerPath,
-    settings: { registry, indexes, readTimeoutMs: config.imageReadTimeoutMs, fillDelayMs: config.imageFillDelayMs, logLevel: config.logLevel },
+  const images = await wireImages({
+    config,
+    places,
+    programs,
     logger,
-    onEvent: event => { images.hear(event).catch((error: unknown) => logger.error({ err: error, event }, 'an event of the image server could not be passed on')) },
-    onLost: async isLost => {
+    news,
+    endThoseOn: async isLost => {
       await reconciled.promise
-      news.append({ type: 'image.lost', data: { sandboxIds: await sandboxes.endThoseOn(isLost) } })
+      return await sandboxes.endThoseOn(isLost)
     },
-  })
-  const images = new ImageManager({
-    imagesDir: places.imagesDir,
-    busyboxPath: programs.busybox,
-    logger,
-    dirRoots: config.imageDirRoots,
-    privateDirs: [config.stateDir, config.runDir],
-    registry,
-    ...(layers ? { layers } : {}),
-    ...(config.imageDiskBytes > 0 ? { diskBytes: config.imageDiskBytes } : {}),
-    ...(config.imageMaxUnusedMs > 0 ? { maxUnusedMs: config.imageMaxUnusedMs } : {}),
-    onEvent: (type, data) => news.append({ type, data }),
   })
   stack.defer('images', () => images.close())
   const decisions = await stack.acquire('decisions', () => new DecisionLog({
@@ -343,16 +312,6 @@ function tolerant (events: EventLog, logger: Logger): { append: (event: NewEvent
         logger.error({ event, err: error }, 'an event could not be written')
       }
     },
-  }
-}
-
-function registrySettings (config: Config): RegistrySettings {
-  return {
-    ...defaultRegistrySettings,
-    mirrors: config.registryMirrors,
-    insecure: config.insecureRegistries,
-    authFiles: [config.registryAuthFile],
-    ...(config.registryCaFile === '' ? {} : { caFile: config.registryCaFile }),
   }
 }
 

@@ -7,7 +7,7 @@ import type { LogReader } from '../logs/log-reader.ts'
 import type { OutputManager } from '../outputs/output-manager.ts'
 import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
 import type { HostRoom } from './host-room.ts'
-import type { TaskQueue } from './task-queue.ts'
+import type { PoolCounts, TaskQueue } from './task-queue.ts'
 import type { NewTask, TaskRecord } from './task-record.ts'
 import type { TaskScheduler } from './task-scheduler.ts'
 import { toTaskSpec, type SpecRules } from './task-spec.ts'
@@ -147,7 +147,7 @@ export class TaskManager {
     const counts = await queue.stats()
     const now = Date.now()
     const missing = pools.filter(pool => !counts.some(count => count.pool === pool))
-      .map(pool => ({ pool, delayed: 0, pending: 0, scheduled: 0, running: 0, deadLetters: 0 }))
+      .map((pool): PoolCounts => ({ pool, delayed: 0, pending: 0, scheduled: 0, running: 0, deadLetters: 0 }))
     return {
       pools: [...counts, ...missing].map(({ oldestPendingAt, ...count }) => ({
         ...count,
