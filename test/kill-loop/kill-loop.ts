@@ -1,14 +1,13 @@
 /** Kills a daemon at random moments under load, again and again, and counts what was lost. */
-import { setTimeout as delay } from 'node:timers/promises'
-import { rename } from 'node:fs/promises'
 import type { ExecPage } from '../../src/schemas/exec.ts'
 import type { Sandbox, SandboxPage } from '../../src/schemas/sandbox.ts'
 import { findRemains } from '../support/remains.ts'
 import { TestDaemon, type Teardown } from '../support/test-daemon.ts'
 import { Ledger } from './ledger.ts'
+import { killAgainAndAgain } from './killing.ts'
 import { endPrinter, startPrinters, tellStories, type Load } from './load.ts'
 import { PatientClient } from './patient-client.ts'
-import { seededRandom, type Random } from './random.ts'
+import { seededRandom } from './random.ts'
 import { SandboxCalls } from './sandbox-calls.ts'
 
 export interface KillLoopOptions {
@@ -32,8 +31,6 @@ export interface KillLoopSummary {
 }
 
 const longestLifeMs = 1500
-const killsWhileStartingShare = 0.2
-const longestStartMs = 400
 
 export async function runKillLoop (t: Teardown, options: KillLoopOptions): Promise<KillLoopSummary> {
   const startedMs = performance.now()
@@ -44,7 +41,7 @@ export async function runKillLoop (t: Teardown, options: KillLoopOptions): Promi
   const load: Load = { calls, random, printers: await startPrinters(calls, 2), sleepers: await startPrinters(calls, 1) }
   const ending = new AbortController()
   const stories = Array.from({ length: options.concurrency }, () => tellStories(load, ending.signal))
-  const killsWhileStarting = await killAgainAndAgain(daemon, random, options)
+  const killsWhileStarting = await killAgainAndAgain(daemon, random, { ...options, longestLifeMs })
   ending.abort()
   await Promise.all(stories)
   const logLines = await checkAll(load)
@@ -58,30 +55,6 @@ export async function runKillLoop (t: Teardown, options: KillLoopOptions): Promi
     done: Object.fromEntries([...calls.ledger.done].sort()),
     broken: calls.ledger.broken,
   }
-}
-
-async function killAgainAndAgain (daemon: TestDaemon, random: Random, options: KillLoopOptions): Promise<number> {
-  let whileStarting = 0
-  for (let kill = 1; kill <= options.kills; kill++) {
-    const isWhileStarting = random() < killsWhileStartingShare && kill < options.kills
-    // Squared: most of what can go wrong happens soon after a start.
-    await delay(random() ** 2 * longestLifeMs)
-    await daemon.end('SIGKILL')
-    options.onKill?.(kill)
-    // The daemon's log is looked through for its readiness: it begins anew with each life.
-    await rename(daemon.logPath, `${daemon.logPath}.${kill}`)
-    if (isWhileStarting) {
-      const starting = daemon.start().then(() => {}, () => {})
-      await delay(random() * longestStartMs)
-      await daemon.end('SIGKILL')
-      await starting
-      kill++
-      whileStarting++
-      options.onKill?.(kill)
-    }
-    await daemon.start()
-  }
-  return whileStarting
 }
 
 /** Holds every answer against what is so. Answers how many numbered lines were checked. */
