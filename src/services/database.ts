@@ -4,7 +4,8 @@
  * There are several, because durability has a price. `berth.db` holds what nothing else knows (tokens, keys that sign, idempotency keys):
  * synchronous=FULL, each transaction is on the disk before it is answered. `events.db` tells what the sandbox records
  * say anyway: synchronous=NORMAL, no fsync per event; a power cut may take the newest events, a killed daemon takes none.
- * `network.db` has decisions about networks, which are many, and is kept in the same way.
+ * `network.db` has decisions about networks, which are many, and is kept in the same way. `tasks.db` has the tasks: synchronous=FULL,
+ * and a file of its own, so that its many small transactions wait for nothing else.
  */
 import { closeSync, openSync, renameSync, rmSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
@@ -77,6 +78,74 @@ const eventsSteps = [`
     data TEXT NOT NULL
   ) STRICT;
   CREATE INDEX events_by_sandbox ON events (sandbox_id, seq);
+`, `
+  ALTER TABLE events ADD COLUMN task_id TEXT;
+  CREATE INDEX events_by_task ON events (task_id, seq) WHERE task_id IS NOT NULL;
+  -- How far each outbox has been taken over; pruning events leaves it alone.
+  CREATE TABLE relays (
+    origin TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+`]
+
+// Rows of `tasks` change often and are small, so that many share a page; what never changes lies beside them.
+const taskSteps = [`
+  CREATE TABLE tasks (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'scheduled', 'running', 'complete', 'failed', 'cancelled')),
+    pool TEXT NOT NULL,
+    lane TEXT NOT NULL,
+    idempotency_key TEXT,
+    created_at INTEGER NOT NULL,
+    available_at INTEGER NOT NULL,
+    is_due INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    last_attempt INTEGER NOT NULL,
+    fence INTEGER NOT NULL,
+    faults INTEGER NOT NULL,
+    owner TEXT,
+    lease_until INTEGER,
+    cancel_at INTEGER,
+    ended_at INTEGER,
+    is_dead INTEGER NOT NULL,
+    outputs_done INTEGER NOT NULL,
+    end TEXT,
+    attempts TEXT NOT NULL
+  ) STRICT;
+  CREATE TABLE task_specs (
+    seq INTEGER PRIMARY KEY REFERENCES tasks (seq) ON DELETE CASCADE,
+    spec TEXT NOT NULL
+  ) STRICT;
+  CREATE TABLE task_labels (
+    label TEXT NOT NULL,
+    value TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (label, value, created_at, seq)
+  ) STRICT, WITHOUT ROWID;
+  CREATE UNIQUE INDEX tasks_by_key ON tasks (idempotency_key) WHERE idempotency_key IS NOT NULL;
+  CREATE INDEX tasks_ready ON tasks (lane, seq, available_at) WHERE is_due = 1;
+  CREATE INDEX tasks_delayed ON tasks (available_at) WHERE status = 'pending' AND is_due = 0;
+  CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
+  CREATE INDEX tasks_by_time ON tasks (created_at);
+  CREATE INDEX tasks_by_status ON tasks (status, created_at);
+  CREATE INDEX tasks_by_pool ON tasks (pool, created_at);
+  CREATE INDEX tasks_by_end ON tasks (ended_at) WHERE ended_at IS NOT NULL;
+  CREATE INDEX tasks_dead ON tasks (created_at) WHERE is_dead = 1;
+  CREATE INDEX tasks_with_outputs ON tasks (seq) WHERE outputs_done = 0;
+  CREATE TABLE task_outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL,
+    type TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    sandbox_id TEXT,
+    data TEXT NOT NULL
+  ) STRICT;
+  CREATE TABLE task_store (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+  ) STRICT, WITHOUT ROWID;
 `]
 
 const networkSteps = [`
@@ -110,6 +179,11 @@ export function openStateDatabase (path: string): DatabaseSync {
 /** Opens `events.db`. A damaged one is kept beside it as `<path>.damaged`, and begun anew. */
 export function openEventsDatabase (path: string, log: DatabaseLog): DatabaseSync {
   return openOrBeginAnew({ path, synchronous: 'NORMAL', steps: eventsSteps, table: 'events' }, log)
+}
+
+/** Opens `tasks.db`, made or brought up to date as needed. A damaged one is refused: nothing else knows what is in it. */
+export function openTaskDatabase (path: string): DatabaseSync {
+  return openDatabase({ path, synchronous: 'FULL', steps: taskSteps })
 }
 
 /** Opens `network.db`, as events.db is. */
