@@ -6,14 +6,9 @@ import { LogRecord, LogStream, type LogStream as Stream } from '../schemas/log.t
 import { ExecId, SandboxId, Words } from '../schemas/wire.ts'
 import { createTextFormatter, toNdjsonLine, toSseFrame } from '../services/logs/log-format.ts'
 import { maxTailLines } from '../services/logs/log-reader.ts'
+import type { LogSource } from '../services/logs/log-source.ts'
 import { errorResponses } from './http-errors.ts'
 import { chosenFormat, recordEncoder, sendStream, type StreamContext, type StreamEncoder, type StreamFormat } from './streaming.ts'
-
-/** Where a log lies, and whether nothing more will be written to it. */
-export interface LogSource {
-  dir: string
-  isEnded: () => boolean
-}
 
 export interface LogRead extends LogSource {
   cursor?: string

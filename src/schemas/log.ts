@@ -6,8 +6,8 @@ export const LogStream = Words(['stdout', 'stderr'])
 export type LogStream = Static<typeof LogStream>
 
 /**
- * One record of a log. `cursor` names the place just behind it ("<generation>:<byte offset>", opaque to clients):
- * reading on from there loses and repeats nothing.
+ * One record of a log. `cursor` names the place just behind it (opaque to clients): reading on from there loses and
+ * repeats nothing.
  */
 export const LogRecord = Type.Union([
   Type.Object({
@@ -27,6 +27,25 @@ export const LogRecord = Type.Union([
   }, { additionalProperties: false }),
 ], { $id: 'LogRecord' })
 export type LogRecord = Static<typeof LogRecord>
+
+/** A message of a log over WebSocket: output of one stream that was read within a moment, or a gap. */
+export const LogFrame = Type.Union([
+  Type.Object({
+    type: Type.Literal('output'),
+    cursor: Type.String({ description: 'Reading on from here goes on behind this output' }),
+    time: Type.String({ description: 'When its first bytes were read from the process, ISO 8601' }),
+    stream: LogStream,
+    data: Type.String({ description: 'What the process wrote, line ends and all' }),
+    encoding: Type.Optional(Type.Literal('base64', { description: 'The bytes are not UTF-8, and data is them in base64' })),
+  }, { additionalProperties: false }),
+  Type.Object({
+    type: Type.Literal('gap'),
+    cursor: Type.String(),
+    bytes: Type.Optional(Type.Integer({ description: 'How many bytes of the log file are gone, when that is known' })),
+    message: Type.String(),
+  }, { additionalProperties: false }),
+], { $id: 'LogFrame' })
+export type LogFrame = Static<typeof LogFrame>
 
 /** The last message of a log that was followed to its end. */
 export const LogEnd = Type.Object({

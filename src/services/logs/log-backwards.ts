@@ -1,10 +1,9 @@
 /** Reading a log from its end: where the last lines begin, and what a place's past means for what follows. */
 import type { FileHandle } from 'node:fs/promises'
 import type { LogStream } from '../../schemas/log.ts'
-import type { LogPosition } from './log-cursor.ts'
+import type { LogPosition, SplitCharacters } from './log-cursor.ts'
 import { openLogFile } from './log-files.ts'
 import { maxHeadBytes, maxLineBytes, parseLineHead, unfinishedBytes } from './log-line.ts'
-import type { SplitCharacters } from './log-parser.ts'
 
 const blockBytes = 64 * 1024
 const newline = 0x0a

@@ -1,10 +1,13 @@
 /**
  * The files of one log: conmon writes `log`; rotation renames it to `log.<generation>`, counting from 0.
- * The newest rotated file is never deleted, so the generation of `log` is always one more than the highest number there.
+ * While it is written to, the newest rotated file is never deleted, so the generation of `log` is one more than the
+ * highest number there; where all are gone, it follows from the note of what was removed.
  */
 import { constants } from 'node:fs'
-import { open, readdir, type FileHandle } from 'node:fs/promises'
+import { open, readdir, rename, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
+import { formatCursor } from './log-cursor.ts'
+import { readRemovals, removalsName } from './log-removals.ts'
 
 export interface LogListing {
   /** Generations of the rotated files, ascending. */
@@ -40,7 +43,12 @@ export async function listLogFiles (dir: string): Promise<LogListing> {
     if (match) rotated.push(Number(match[1]))
   }
   rotated.sort((a, b) => a - b)
-  return { rotated, current: (rotated.at(-1) ?? -1) + 1, hasCurrent: names.includes('log') }
+  const newest = rotated.at(-1) ?? (names.includes(removalsName) ? await newestRemoved(dir) : -1)
+  return { rotated, current: newest + 1, hasCurrent: names.includes('log') }
+}
+
+async function newestRemoved (dir: string): Promise<number> {
+  return Math.max(-1, ...(await readRemovals(dir)).keys())
 }
 
 /** The oldest generation whose file is there, else the one that comes next. */
@@ -64,6 +72,18 @@ export async function openLogFile (dir: string, atLeast: number): Promise<OpenLo
     await handle.close()
   }
   return undefined
+}
+
+/**
+ * Makes room for a writer that begins anew: a `log` that is there becomes the newest rotated file. Answers the cursor
+ * at which the new writer's output will begin. Once more before it has begun: the same answer. Nobody may be writing.
+ */
+export async function startLogFile (dir: string): Promise<string> {
+  for (;;) {
+    const { hasCurrent, current } = await listLogFiles(dir)
+    if (!hasCurrent) return formatCursor(current, 0)
+    await rename(currentLogPath(dir), rotatedLogPath(dir, current)).catch(ignoreMissing)
+  }
 }
 
 function ignoreMissing (error: NodeJS.ErrnoException): undefined {

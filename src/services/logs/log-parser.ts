@@ -1,15 +1,9 @@
 import type { LogRecord, LogStream } from '../../schemas/log.ts'
-import { formatCursor, type LogPosition } from './log-cursor.ts'
+import { formatCursor, type LogPosition, type SplitCharacters } from './log-cursor.ts'
 import { maxLineBytes, parseLineHead, unfinishedBytes } from './log-line.ts'
 
 const newline = 0x0a
 const nothing = Buffer.alloc(0)
-
-/** Per stream, the bytes of a character that a partial line broke off in. */
-export interface SplitCharacters {
-  stdout: Buffer
-  stderr: Buffer
-}
 
 /**
  * Turns blocks of a log file into records, whatever the bytes are: it never throws, and holds at most one line.

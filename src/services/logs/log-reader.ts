@@ -20,6 +20,10 @@ export interface LogReadOptions {
   signal: AbortSignal
   /** Whether nothing will be written any more. Call `wake` when that changes. */
   isEnded: () => boolean
+  /** The cursor where the part that is meant begins: nothing before it is read, and nothing that was unfinished there. */
+  from?: string | undefined
+  /** The cursor where the part that is meant ends, once it has one: all before it is written. Call `wake` when it gets one. */
+  until?: (() => string | undefined) | undefined
 }
 
 /**

@@ -1,12 +1,15 @@
-import { rename, rm, stat } from 'node:fs/promises'
+import { rename, stat } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { currentLogPath, listLogFiles, rotatedLogPath, type LogListing } from './log-files.ts'
+import { removeGeneration } from './log-removals.ts'
 
 export interface LogRotatorOptions {
   /** Rotate a file that is larger than this. */
   maxLogBytes: number
-  /** How many rotated files to keep, at least 1: the newest carries the count of generations. */
-  keepGenerations?: number
+  /** Rotated files go, oldest first, while all files of a log are larger than this; four files' worth without it. The newest stays: it carries the count. */
+  keepBytes?: number
+  /** The generation from which on the log in a directory is still needed; undefined: none is. */
+  protectedFrom?: (dir: string) => number | undefined
   /** How long conmon may take to reopen before a request from before a daemon restart counts as lost. */
   settleMs?: number
 }
@@ -27,7 +30,8 @@ const pollIntervalMs = 20
  */
 export class LogRotator {
   readonly #maxLogBytes: number
-  readonly #keepGenerations: number
+  readonly #keepBytes: number
+  readonly #protectedFrom: (dir: string) => number | undefined
   readonly #settleMs: number
   /** By directory, the generation that conmon was asked to begin. */
   readonly #asked = new Map<string, number>()
@@ -35,7 +39,8 @@ export class LogRotator {
 
   constructor (options: LogRotatorOptions) {
     this.#maxLogBytes = options.maxLogBytes
-    this.#keepGenerations = Math.max(1, options.keepGenerations ?? 3)
+    this.#keepBytes = options.keepBytes ?? 4 * options.maxLogBytes
+    this.#protectedFrom = options.protectedFrom ?? (() => undefined)
     this.#settleMs = options.settleMs ?? 1000
   }
 
@@ -46,20 +51,22 @@ export class LogRotator {
     return running
   }
 
-  /** Forgets what is known of a log that is gone. */
+  /** Forgets what is known of a log that is gone, or whose conmon is another. */
   forget (dir: string): void {
     this.#asked.delete(dir)
   }
 
   async #check (dir: string, reopen: () => Promise<void>): Promise<LogRotation> {
     const listing = await listLogFiles(dir)
-    await this.#removeOld(dir, listing)
     if (!listing.hasCurrent) return await this.#recover(dir, listing, reopen)
     const { size } = await stat(currentLogPath(dir))
-    if (size <= this.#maxLogBytes) return 'idle'
+    if (size <= this.#maxLogBytes) {
+      await this.#removeOld(dir, listing, size)
+      return 'idle'
+    }
     await rename(currentLogPath(dir), rotatedLogPath(dir, listing.current))
     await this.#ask(dir, listing.current + 1, reopen)
-    await this.#removeOld(dir, await listLogFiles(dir))
+    await this.#removeOld(dir, await listLogFiles(dir), 0)
     return 'rotated'
   }
 
@@ -81,9 +88,16 @@ export class LogRotator {
     this.#asked.set(dir, generation)
   }
 
-  async #removeOld (dir: string, listing: LogListing): Promise<void> {
-    for (const generation of listing.rotated.slice(0, -this.#keepGenerations)) {
-      await rm(rotatedLogPath(dir, generation), { force: true })
+  async #removeOld (dir: string, { rotated }: LogListing, currentBytes: number): Promise<void> {
+    const removable = rotated.slice(0, -1)
+    if (removable.length === 0) return
+    const sizes = await Promise.all(rotated.map(async generation => (await stat(rotatedLogPath(dir, generation))).size))
+    const protectedFrom = this.#protectedFrom(dir) ?? Infinity
+    let total = sizes.reduce((sum, size) => sum + size, currentBytes)
+    for (const [index, generation] of removable.entries()) {
+      if (total <= this.#keepBytes || generation >= protectedFrom) return
+      await removeGeneration(dir, generation)
+      total -= sizes[index]!
     }
   }
 }

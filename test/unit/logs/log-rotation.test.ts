@@ -38,14 +38,14 @@ class FakeConmon {
 test('a log that is too large is renamed, reopened and the oldest are deleted', async t => {
   const { dir, read } = await build(t)
   const conmon = await FakeConmon.start(dir)
-  const rotator = new LogRotator({ maxLogBytes: 10 })
+  const rotator = new LogRotator({ maxLogBytes: 10, keepBytes: 3 * line('n0').length })
   assert.equal(await rotator.check(dir, conmon.reopen), 'idle')
   for (let index = 0; index < 6; index++) {
     await conmon.write(line(`n${index}`))
     assert.equal(await rotator.check(dir, conmon.reopen), 'rotated')
   }
   assert.equal(await rotator.check(dir, conmon.reopen), 'idle')
-  assert.deepEqual((await readdir(dir)).sort(), ['log', 'log.3', 'log.4', 'log.5'])
+  assert.deepEqual((await readdir(dir)).sort(), ['log', 'log.3', 'log.4', 'log.5', 'log.removed'])
   assert.deepEqual(brief(await read()), ['gap', 'o:n3', 'o:n4', 'o:n5'])
   assert.equal(conmon.reopened, 6)
   await conmon.stop()
@@ -54,12 +54,12 @@ test('a log that is too large is renamed, reopened and the oldest are deleted', 
 test('one rotated file is kept whatever the settings, so that generations go on counting', async t => {
   const { dir } = await build(t)
   const conmon = await FakeConmon.start(dir)
-  const rotator = new LogRotator({ maxLogBytes: 0, keepGenerations: 0 })
+  const rotator = new LogRotator({ maxLogBytes: 0, keepBytes: 0 })
   for (let index = 0; index < 3; index++) {
     await conmon.write(line('x'))
     await rotator.check(dir, conmon.reopen)
   }
-  assert.deepEqual((await readdir(dir)).sort(), ['log', 'log.2'])
+  assert.deepEqual((await readdir(dir)).sort(), ['log', 'log.2', 'log.removed'])
   await conmon.stop()
 })
 
@@ -119,7 +119,7 @@ test('a log that conmon has not begun is left alone', async t => {
 test('followers lose and repeat nothing across 20 rotations under a racing writer', async t => {
   const { dir, reader, options } = await build(t)
   const conmon = await FakeConmon.start(dir)
-  const rotator = new LogRotator({ maxLogBytes: 0, keepGenerations: 1000 })
+  const rotator = new LogRotator({ maxLogBytes: 0, keepBytes: 1e9 })
   const expected: string[] = []
   let ended = false
   const isEnded = () => ended
