@@ -11,7 +11,7 @@ export interface SourceFile {
 /**
  * What each part of src may import, beside itself, `errors` and `schemas`:
  *
- *   main → self-test → daemon → app → routes | ws | worker → services → host → lib
+ *   main → self-test → daemon → app → ws → routes | worker → services → host → lib
  *     └──→ cli → lib                  image-server | network-server → services → host → lib
  */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
@@ -22,7 +22,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   daemon: ['config', 'app', 'routes', 'ws', 'worker', 'services', 'host', 'lib'],
   app: ['config', 'routes', 'ws', 'worker', 'services', 'host', 'lib'],
   routes: ['services', 'host', 'lib'],
-  ws: ['services', 'host', 'lib'],
+  ws: ['routes', 'services', 'host', 'lib'],
   worker: ['services', 'host', 'lib'],
   services: ['host', 'lib'],
   host: ['lib'],
@@ -44,6 +44,7 @@ const exceptions: ReadonlySet<string> = new Set([
 const packageHomes: readonly { packages: readonly string[], parts: readonly string[] }[] = [
   { packages: ['execa', 'node:child_process', 'child_process', 'koffi', 'node-pty'], parts: ['host'] },
   { packages: ['fastify', '@fastify/'], parts: ['app', 'routes', 'ws'] },
+  { packages: ['ws'], parts: ['ws'] },
   { packages: ['node:sqlite'], parts: ['services'] },
   { packages: ['@grpc/'], parts: ['worker'] },
 ]

@@ -27,6 +27,10 @@ import { sandboxTokenRoutes, type SandboxTokens } from './routes/sandbox-tokens.
 import { taskRoutes, type Tasks } from './routes/tasks.ts'
 import { ticketRoutes, type Tickets } from './routes/tickets.ts'
 import { componentSchemas } from './schemas/components.ts'
+import { defaultSocketLimits } from './ws/json-socket.ts'
+import { logTailRoutes, type LogTailOptions } from './ws/log-tail.ts'
+import type { SocketAccess } from './ws/socket-access.ts'
+import { UpgradeKeeper } from './ws/upgrade-keeper.ts'
 
 export interface AppServices {
   sandboxes: Sandboxes & NetworkedSandboxes
@@ -36,12 +40,12 @@ export interface AppServices {
   decisions: Decisions
   ports: Ports
   network: NetworkRouteOptions['traffic']
-  logSources: LogRouteOptions['logSources']
-  logs: LogRouteOptions['logs']
+  logSources: LogRouteOptions['logSources'] & LogTailOptions['logSources']
+  logs: LogRouteOptions['logs'] & LogTailOptions['logs']
   events: Events
   host: HostRouteOptions['host'] & ProbeRouteOptions['host']
   tokens: TokenVerifier & SandboxTokens
-  tickets: Tickets
+  tickets: Tickets & SocketAccess['tickets']
   idempotency: IdempotencyKeys
   metrics: Registry
 }
@@ -53,6 +57,8 @@ export interface AppLimits {
   /** How long a client may take to send the head of a request, and again for its body. */
   requestTimeoutMs: number
   heartbeatMs: number
+  /** A follower that takes nothing for this long while something waits for it is cut off. */
+  followerStallMs: number
 }
 
 export const defaultLimits: Readonly<AppLimits> = Object.freeze({
@@ -60,6 +66,7 @@ export const defaultLimits: Readonly<AppLimits> = Object.freeze({
   headBytes: 16 * 1024,
   requestTimeoutMs: 120_000,
   heartbeatMs: 15_000,
+  followerStallMs: defaultSocketLimits.stallMs,
 })
 
 export interface AppOptions {
@@ -75,6 +82,8 @@ export interface AppOptions {
   forcing?: AbortSignal
   /** Ports of sandboxes; without it there are none to be seen. */
   previews?: PreviewGate
+  /** Tells upgrades apart, here and at the other doors; it must know the previews. */
+  upgrades?: UpgradeKeeper
 }
 
 declare module 'fastify' {
@@ -93,15 +102,18 @@ export function buildApp (options: AppOptions): FastifyInstance {
   const ending = new AbortController()
   const closing = options.closing ? AbortSignal.any([options.closing, ending.signal]) : ending.signal
   const streams = { closing, heartbeatMs: limits.heartbeatMs }
+  const isTrusted = options.isTrusted ?? (() => false)
+  const upgrades = options.upgrades ?? new UpgradeKeeper({ previews: options.previews })
   const attached = { closing: options.forcing ?? closing, heartbeatMs: limits.heartbeatMs }
-  const app = createServer(options, limits, closing)
-  if (options.previews) addPreviewDoors(app, options.previews)
+  const app = createServer(options, upgrades, limits, closing)
+  if (options.previews) addAllMethods(app)
+  addUpgrades(app, upgrades)
 
   addHttpMetrics(app, services.metrics)
   addManners(app)
   addClosing(app, ending, closing)
   addErrorAnswers(app, { closing, bodyBytes: limits.bodyBytes })
-  addAuthentication(app, { tokens: services.tokens, isTrusted: options.isTrusted ?? (() => false) })
+  addAuthentication(app, { tokens: services.tokens, isTrusted })
   addBodyDeadline(app, limits.requestTimeoutMs)
   addJsonBodies(app)
   addIdempotency(app, services.idempotency)
@@ -115,17 +127,19 @@ export function buildApp (options: AppOptions): FastifyInstance {
   void app.register(taskRoutes, { prefix, tasks, closing })
   void app.register(networkRoutes, { prefix, sandboxes, decisions, ports, traffic: network, streams })
   void app.register(sandboxTokenRoutes, { prefix, tokens, sandboxes })
-  void app.register(ticketRoutes, { prefix, tickets, sandboxes })
+  void app.register(ticketRoutes, { prefix, tickets, sandboxes, tasks })
   if (options.previews) void app.register(previewRoutes, { gate: options.previews })
   void app.register(imageRoutes, { prefix, images, streams })
   void app.register(logRoutes, { prefix, logSources, logs, streams })
+  const sockets = { upgrades, access: { tokens, tickets, isTrusted }, limits: { ...defaultSocketLimits, stallMs: limits.followerStallMs }, closing }
+  void app.register(logTailRoutes, { prefix, logSources, logs, sockets })
   void app.register(eventRoutes, { prefix, events, streams })
   void app.register(hostRoutes, { prefix, host })
   void app.register(probeRoutes, { host, metrics })
   return app
 }
 
-function createServer ({ logger, previews }: AppOptions, limits: AppLimits, closing: AbortSignal): FastifyInstance {
+function createServer ({ logger, previews }: AppOptions, upgrades: UpgradeKeeper, limits: AppLimits, closing: AbortSignal): FastifyInstance {
   const errorOptions = { closing, bodyBytes: limits.bodyBytes }
   return Fastify({
     loggerInstance: logger,
@@ -133,7 +147,7 @@ function createServer ({ logger, previews }: AppOptions, limits: AppLimits, clos
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: limits.bodyBytes,
     // Of the head alone: what goes to a preview may take as long as it likes.
-    http: { maxHeaderSize: limits.headBytes, headersTimeout: limits.requestTimeoutMs, shouldUpgradeCallback: request => previews?.shouldUpgrade(request) ?? false },
+    http: { maxHeaderSize: limits.headBytes, headersTimeout: limits.requestTimeoutMs, shouldUpgradeCallback: request => upgrades.shouldUpgrade(request) },
     rewriteUrl: request => previews?.rewriteUrl(request as IncomingMessage) ?? request.url ?? '/',
     return503OnClosing: false,
     genReqId: requestId,
@@ -148,11 +162,10 @@ function createServer ({ logger, previews }: AppOptions, limits: AppLimits, clos
   }).withTypeProvider<TypeBoxTypeProvider>() as unknown as FastifyInstance
 }
 
-/** Lets previews have what plain requests have no use for: all methods, upgrades, a body that waits for leave. */
-function addPreviewDoors (app: FastifyInstance, previews: PreviewGate): void {
-  addAllMethods(app)
-  app.server.on('upgrade', (request, socket, head) => previews.handleUpgrade(request, socket, head))
-  app.server.on('checkContinue', (request, response) => previews.handleContinue(request, response, app.routing))
+/** Previews and sockets want upgrades; and a program in a sandbox says for itself whether it wants a body that waits for leave. */
+function addUpgrades (app: FastifyInstance, upgrades: UpgradeKeeper): void {
+  app.server.on('upgrade', (request, socket, head) => upgrades.handleUpgrade(request, socket, head, app.routing))
+  app.server.on('checkContinue', (request, response) => upgrades.handleContinue(request, response, app.routing))
 }
 
 /** The client's own id for a request when it is sane, else a random one. */

@@ -1,11 +1,12 @@
 /** Previews: ports of sandboxes over HTTP, under a path of the API or under a host name of their own. */
 import { randomUUID } from 'node:crypto'
-import { METHODS, ServerResponse, type IncomingMessage, type RequestListener } from 'node:http'
+import { METHODS, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import { BerthError, toBerthError } from '../errors.ts'
 import type { PreviewCall } from '../services/network/preview-forwarder.ts'
+import { responseOn } from './door.ts'
 import { errorBody, hostStopping, statusOf } from './http-errors.ts'
 import { admit, type Admission, type PreviewAccessOptions } from './preview-access.ts'
 import { waitingPage, waitingPageHeaders } from './preview-page.ts'
@@ -82,13 +83,7 @@ export class PreviewGate {
 
   /** What the servers' `upgrade` events are for. */
   handleUpgrade (request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const response = new ServerResponse(request)
-    response.shouldKeepAlive = false
-    response.assignSocket(socket as Socket)
-    // A server does this for its own answers; this one is made by hand.
-    socket.on('drain', () => response.emit('drain'))
-    socket.on('error', () => {})
-    response.once('finish', () => (socket as Socket).destroySoon())
+    const response = responseOn(request, socket as Socket)
     const { closing, log } = this.#options
     const cut = () => socket.destroy()
     closing.addEventListener('abort', cut, { once: true })

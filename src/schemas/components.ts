@@ -6,7 +6,7 @@ import { Health, Host, Readiness, RuntimeInfo } from './host.ts'
 import {
   Image, ImageDetail, ImageLayer, ImagePage, ImagePrune, ImagePull, ImageRemoval, LayerPullProgress, PruneResult, PullEvent, RegistryCredentials,
 } from './image.ts'
-import { LogEnd, LogRecord } from './log.ts'
+import { LogEnd, LogFrame, LogRecord } from './log.ts'
 import {
   Bandwidth, DecisionGap, DecisionPage, EgressRules, ListeningPort, ListeningPorts, Network, NetworkDecision, NetworkRequest, NetworkStatus, PublishRequest,
   PublishedPort, Traffic,
@@ -27,7 +27,7 @@ const named: TSchema[] = [
   NetworkDecision, DecisionGap, DecisionPage,
   SandboxToken, SandboxTokenPage, SandboxTokenCreate, MadeSandboxToken, Ticket, TicketCreate,
   TaskRequests, TaskRetry, TaskEnd, TaskAttempt, TaskCreate, TaskBatch, Task, TaskPage, TaskBatchResult, PoolStats, QueueStatus, OutputSpec, OutputView, OutputState,
-  LogRecord, LogEnd, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
+  LogRecord, LogFrame, LogEnd, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
 ]
 
 /** A reference to a named schema, with the same static type. */

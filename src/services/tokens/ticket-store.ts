@@ -2,16 +2,16 @@ import { createHash, randomBytes } from 'node:crypto'
 import { BerthError } from '../../errors.ts'
 
 /** How long a ticket of each purpose is good, in milliseconds: the time from asking for it to using it, not more. */
-const lifeMs = Object.freeze({ preview: 30_000 })
+const lifeMs = Object.freeze({ preview: 30_000, logs: 30_000 })
 
-export type TicketPurpose = keyof typeof lifeMs
+/** What a ticket opens: a port of a sandbox (any when absent), the logs of a sandbox and its execs, or that of a task. */
+export type TicketScope =
+  | { purpose: 'preview', sandboxId: string, port?: number }
+  | { purpose: 'logs', sandboxId: string }
+  | { purpose: 'logs', taskId: string }
 
 /** What a ticket opens, and for whom. */
-export interface TicketFacts {
-  purpose: TicketPurpose
-  sandboxId: string
-  /** Any when absent. */
-  port?: number
+export type TicketFacts = TicketScope & {
   /** Whose ticket it is: what follows from it ends with this token. */
   tokenId: string
 }
@@ -24,9 +24,7 @@ export interface TicketStoreOptions {
   now?: () => number
 }
 
-interface StoredTicket extends TicketFacts {
-  expiresAtMs: number
-}
+type StoredTicket = TicketFacts & { expiresAtMs: number }
 
 const secretBytes = 32
 const maxTicketLength = 128
@@ -58,14 +56,13 @@ export class TicketStore {
   }
 
   /** What a ticket was made for; undefined when it is not known, used, too old, or made for something else. */
-  redeem (ticket: string, wanted: { purpose: TicketPurpose, sandboxId: string, port: number }): TicketFacts | undefined {
+  redeem (ticket: string, wanted: TicketScope): TicketFacts | undefined {
     if (ticket.length > maxTicketLength) return undefined
     const hash = hashTicket(ticket)
     const found = this.#tickets.get(hash)
     this.#tickets.delete(hash)
     if (!found || found.expiresAtMs <= this.#options.now()) return undefined
-    if (found.purpose !== wanted.purpose || found.sandboxId !== wanted.sandboxId) return undefined
-    return found.port === undefined || found.port === wanted.port ? found : undefined
+    return opens(found, wanted) ? found : undefined
   }
 
   #dropExpired (): void {
@@ -73,6 +70,14 @@ export class TicketStore {
       if (expiresAtMs <= this.#options.now()) this.#tickets.delete(hash)
     }
   }
+}
+
+function opens (made: TicketScope, wanted: TicketScope): boolean {
+  if (made.purpose === 'preview') {
+    return wanted.purpose === 'preview' && made.sandboxId === wanted.sandboxId && (made.port === undefined || made.port === wanted.port)
+  }
+  if (wanted.purpose !== 'logs') return false
+  return 'taskId' in made ? 'taskId' in wanted && made.taskId === wanted.taskId : 'sandboxId' in wanted && made.sandboxId === wanted.sandboxId
 }
 
 function hashTicket (ticket: string): string {

@@ -201,7 +201,7 @@ export function makeServices () {
       },
     },
     network: { traffic: async () => ({ receivedBytes: 1000, sentBytes: 200 }) },
-    logSources: { sandboxLog: logOf, execLog: logOf },
+    logSources: { sandboxLog: logOf, execLog: logOf, taskLog: () => ({ dir: '/log', isEnded: () => true }) },
     logs: {
       readBatches: async function * (options): AsyncGenerator<LogRecord[]> {
         note('readBatches', options)
@@ -221,7 +221,7 @@ export function makeServices () {
       },
     },
     host: { describe: async () => ({}) as Host, readiness: () => ({ ready: true, problems: [] }) },
-    tickets: { create: facts => ({ ticket: `ticket-${facts.port ?? 'any'}`, expiresAt: at }) },
+    tickets: { create: facts => ({ ticket: `ticket-${'port' in facts ? facts.port : 'any'}`, expiresAt: at }), redeem: () => undefined },
     tokens: {
       create: request => {
         note('createToken', request)

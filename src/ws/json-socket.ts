@@ -1,0 +1,136 @@
+import type { WebSocket } from 'ws'
+import { BerthError, toBerthError } from '../errors.ts'
+import { ChangeSignal } from '../lib/change-signal.ts'
+import { closeCodeOf, messageNotTaken, normalClosure } from './close-codes.ts'
+
+export interface SocketLimits {
+  /** A peer that takes nothing for this long while something waits for it is cut off, in milliseconds. */
+  stallMs: number
+  /** Between two pings; a peer that answers neither of two, and takes nothing either, is gone. In milliseconds. */
+  pingMs: number
+  /** Sending waits while this much or more waits for the peer, in bytes. */
+  bufferedBytes: number
+  /** How long a peer may take to answer that it was closed where it does not come to it by itself, in milliseconds. */
+  farewellMs: number
+}
+
+export const defaultSocketLimits: Readonly<SocketLimits> = Object.freeze({
+  stallMs: 60_000,
+  pingMs: 30_000,
+  // Several blocks of a log, so that reading and sending overlap; small enough for a thousand that have stopped reading.
+  bufferedBytes: 256 * 1024,
+  farewellMs: 1000,
+})
+
+export interface JsonSocketOptions {
+  limits: SocketLimits
+  /** Aborted when the daemon ends: the peer is told, and the socket closed. */
+  closing: AbortSignal
+  /** Aborted by the socket once there is no use in sending: the peer is gone, or is being sent away. */
+  over: AbortController
+  /** Called once nothing of the connection is left. */
+  onClosed: () => void
+  /** What the peer sends. Without it nothing is taken, and who sends is closed with 1003. */
+  onMessage?: (data: Buffer, isBinary: boolean) => void
+  log: { error: (facts: object, message: string) => void }
+}
+
+const maxMissedPings = 2
+
+/**
+ * A WebSocket on which JSON goes out, a message in each frame. Whoever sends waits until the peer has taken enough, so that a
+ * slow one costs `bufferedBytes` and one message.
+ */
+export class JsonSocket {
+  readonly #socket: WebSocket
+  readonly #options: JsonSocketOptions
+  readonly #over: AbortController
+  /** The peer has taken something, or never will. */
+  readonly #taken = new ChangeSignal()
+  readonly #pings: NodeJS.Timeout
+  #missedPings = 0
+  #stall: NodeJS.Timeout | undefined
+  #farewell: NodeJS.Timeout | undefined
+
+  constructor (socket: WebSocket, options: JsonSocketOptions) {
+    this.#socket = socket
+    this.#options = options
+    this.#over = options.over
+    const { limits, closing, onMessage, onClosed } = options
+    const stop = () => this.#leave(closeCodeOf(stopping), stopping.code)
+    socket.on('error', () => {}) // A close follows, which says all that is of use here.
+    socket.on('pong', () => { this.#missedPings = 0 })
+    socket.on('message', (data, isBinary) => {
+      this.#missedPings = 0
+      if (onMessage) onMessage(data as Buffer, isBinary)
+      else this.#leave(messageNotTaken, 'no_messages_taken')
+    })
+    socket.once('close', () => {
+      closing.removeEventListener('abort', stop)
+      clearInterval(this.#pings)
+      clearTimeout(this.#farewell)
+      this.#over.abort()
+      onClosed()
+    })
+    this.#pings = setInterval(() => this.#ping(), limits.pingMs)
+    if (closing.aborted) stop()
+    else closing.addEventListener('abort', stop, { once: true })
+  }
+
+  /** Sends one message; resolves once there is room for the next, or there is no use in it. Never rejects. */
+  async send (message: object): Promise<void> {
+    if (this.#over.signal.aborted) return
+    this.#socket.send(JSON.stringify(message), this.#onTaken)
+    await this.#whileBuffered(this.#options.limits.bufferedBytes)
+  }
+
+  /** Closes in good order: all that was sent is taken before. */
+  async end (code = normalClosure, reason = ''): Promise<void> {
+    await this.#whileBuffered(1)
+    if (this.#over.signal.aborted) return
+    this.#over.abort()
+    this.#socket.close(code, reason)
+  }
+
+  /** Tells the peer of an error, and closes with the code of its kind. */
+  async fail (error: unknown): Promise<void> {
+    const known = toBerthError(error)
+    if (known.kind === 'internal') this.#options.log.error({ err: known.cause ?? known }, 'socket failed')
+    const { code, message } = known
+    await this.send({ type: 'error', code, message })
+    await this.end(closeCodeOf(known), code)
+  }
+
+  /** Until less than so many bytes wait for the peer. */
+  async #whileBuffered (bytes: number): Promise<void> {
+    if (this.#socket.bufferedAmount < bytes) return
+    this.#stall = setTimeout(() => this.#leave(closeCodeOf(stalled), stalled.code), this.#options.limits.stallMs)
+    while (this.#socket.bufferedAmount >= bytes && !this.#over.signal.aborted) await this.#taken.wait(this.#over.signal)
+    clearTimeout(this.#stall)
+    this.#stall = undefined
+  }
+
+  /** One for all messages: it is called once for each. */
+  readonly #onTaken = (error?: Error | null): void => {
+    if (error) return
+    this.#missedPings = 0
+    this.#stall?.refresh()
+    this.#taken.notify()
+  }
+
+  #ping (): void {
+    if (this.#missedPings >= maxMissedPings) return this.#socket.terminate()
+    this.#missedPings++
+    if (this.#socket.readyState === this.#socket.OPEN) this.#socket.ping()
+  }
+
+  /** Says so where it can still be said, and waits for no more than a word in answer. */
+  #leave (code: number, reason: string): void {
+    this.#over.abort()
+    this.#socket.close(code, reason)
+    this.#farewell ??= setTimeout(() => this.#socket.terminate(), this.#options.limits.farewellMs)
+  }
+}
+
+const stopping = new BerthError('unavailable', 'host_stopping', 'the daemon is shutting down')
+const stalled = new BerthError('timed_out', 'follower_stalled', 'nothing was taken for too long')

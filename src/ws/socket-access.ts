@@ -1,0 +1,62 @@
+/** Who may open a WebSocket. No cookie ever says who somebody is, so pages of other origins come to nothing, whatever their Origin. */
+import type { Socket } from 'node:net'
+import type { FastifyRequest } from 'fastify'
+import { BerthError } from '../errors.ts'
+import { bearerToken, findBearerToken, root, unknownToken, type TokenVerifier } from '../routes/authentication.ts'
+import { checkScope } from '../routes/token-scopes.ts'
+import type { TicketScope } from '../services/tokens/ticket-store.ts'
+
+export interface SocketAccess {
+  tokens: TokenVerifier
+  tickets: { redeem: (ticket: string, wanted: TicketScope) => { tokenId: string } | undefined }
+  isTrusted: (socket: Socket) => boolean
+}
+
+/** The one subprotocol there is: JSON in text frames. Only it is answered back, so that no token is. */
+export const subprotocol = 'berth.v1'
+const bearerPrefix = 'bearer.'
+
+/** Demands a token whose scope has the route, or a ticket for just this. @throws BerthError unauthenticated or permission_denied. */
+export function admitSocket (request: FastifyRequest, wanted: TicketScope, access: SocketAccess): void {
+  const token = tokenOf(request)
+  if (!access.isTrusted(request.raw.socket) && token === undefined) return redeem(request, wanted, access)
+  const principal = access.isTrusted(request.raw.socket) ? root : access.tokens.verify(token!)
+  if (!principal) throw unknownToken()
+  const { id } = request.params as { id?: string }
+  checkScope(principal, { method: request.method, route: request.routeOptions.url, sandboxId: id })
+  request.principal = principal
+}
+
+/** @throws BerthError invalid_argument where protocols are offered, and the one there is is not among them. */
+export function checkSubprotocol (request: FastifyRequest): void {
+  const offered = protocolsOf(request)
+  if (offered.length > 0 && !offered.includes(subprotocol)) {
+    throw new BerthError('invalid_argument', 'subprotocol_unknown', `Sec-WebSocket-Protocol does not offer ${subprotocol}; offer it, with ${bearerPrefix}<token> beside it where no header can be sent`)
+  }
+}
+
+function redeem (request: FastifyRequest, wanted: TicketScope, { tickets }: SocketAccess): void {
+  const { berth_ticket: ticket } = request.query as { berth_ticket?: unknown }
+  if (typeof ticket !== 'string') {
+    throw new BerthError('unauthenticated', 'token_missing',
+      `a token is needed: send Authorization: Bearer <token>; or, from a browser, offer the subprotocols ${subprotocol} and ${bearerPrefix}<token>, or come with ?berth_ticket=<ticket> of POST /v1/tickets`)
+  }
+  if (!tickets.redeem(ticket, wanted)) {
+    throw new BerthError('unauthenticated', 'ticket_invalid', 'this ticket is not known, was used before, is too old, or is for something else: ask for another one with POST /v1/tickets')
+  }
+}
+
+/** A header says it best; browsers, which cannot send one, offer the token as a subprotocol. */
+function tokenOf (request: FastifyRequest): string | undefined {
+  const { authorization } = request.headers
+  if (authorization !== undefined) return bearerToken(authorization)
+  const offered = protocolsOf(request).find(protocol => protocol.startsWith(bearerPrefix))?.slice(bearerPrefix.length)
+  if (offered === undefined) return undefined
+  const token = findBearerToken(`Bearer ${offered}`)
+  if (token === undefined) throw unknownToken()
+  return token
+}
+
+function protocolsOf ({ headers }: FastifyRequest): string[] {
+  return (headers['sec-websocket-protocol'] ?? '').split(',').map(protocol => protocol.trim()).filter(Boolean)
+}

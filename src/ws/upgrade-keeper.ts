@@ -1,0 +1,61 @@
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { responseOn, type Doorkeeper } from '../routes/door.ts'
+
+/** What an upgrade leaves behind for whoever accepts it. */
+export interface PendingUpgrade {
+  socket: Duplex
+  /** What the client sent behind its request. */
+  head: Buffer
+}
+
+/**
+ * Tells upgrades apart where they come in, for every door alike: those of previews go to the program in the sandbox, those to a
+ * WebSocket of the API go to the router, as the requests that they are. So a socket is authenticated, checked and refused by what
+ * does that for REST, in the same words; its route takes the connection over only when nothing speaks against it.
+ *
+ * @fastify/websocket works likewise, but hears only the one server that Fastify made; here there are three.
+ */
+export class UpgradeKeeper implements Doorkeeper {
+  readonly #previews: Doorkeeper | undefined
+  /** The paths of the API's WebSockets: filled when their routes are registered. */
+  readonly #paths: RegExp[] = []
+  readonly #pending = new WeakMap<IncomingMessage, PendingUpgrade>()
+
+  constructor (options: { previews?: Doorkeeper | undefined } = {}) {
+    this.#previews = options.previews
+  }
+
+  /** Makes a route one of a WebSocket. `pattern` is the router's: `/v1/sandboxes/:id/logs/ws`. */
+  add (pattern: string): void {
+    this.#paths.push(new RegExp(`^${pattern.replaceAll(/:[^/]+/g, '[^/?]+')}(?=\\?|$)`))
+  }
+
+  /** What is left is answered as if no upgrade had been asked for. */
+  shouldUpgrade (request: IncomingMessage): boolean {
+    return this.#previews?.shouldUpgrade(request) === true || this.#isSocket(request)
+  }
+
+  handleUpgrade (request: IncomingMessage, socket: Duplex, head: Buffer, handle: RequestListener): void {
+    // A preview's host name makes every path its own.
+    if (this.#previews?.shouldUpgrade(request)) return this.#previews.handleUpgrade(request, socket, head, handle)
+    this.#pending.set(request, { socket, head })
+    void handle(request, responseOn(request, socket as Socket))
+  }
+
+  handleContinue (request: IncomingMessage, response: ServerResponse, handle: RequestListener): void {
+    if (this.#previews) return this.#previews.handleContinue(request, response, handle)
+    response.writeContinue()
+    void handle(request, response as Parameters<typeof handle>[1])
+  }
+
+  /** The upgrade that a request asks for, if it is one. */
+  pendingOf (request: IncomingMessage): PendingUpgrade | undefined {
+    return this.#pending.get(request)
+  }
+
+  #isSocket ({ method, url = '', headers }: IncomingMessage): boolean {
+    return method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket' && this.#paths.some(path => path.test(url))
+  }
+}
