@@ -1,8 +1,9 @@
 /** The runtime as a user runs it by hand: the same bundle as ours, runsc's own cgroup handling, no daemon, no monitor. */
 import { randomBytes } from 'node:crypto'
-import { mkdir, readdir, rm, rmdir, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, rm, rmdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { readExitCode, startMonitored } from '../src/host/conmon.ts'
 import { mountOverlay, unmount } from '../src/host/mount.ts'
 import { runtimeProfiles } from '../src/host/oci-runtime.ts'
 import type { Template } from './berth-daemon.ts'
@@ -94,6 +95,21 @@ export class BareRunsc implements Contestant {
     })
     this.#clients.delete(id)
     await this.#release(id)
+    return durationMs
+  }
+
+  /** Runs a bundle under a monitor that writes its output to a log, with nobody reading it; answers how long it took from the first byte to its end, in milliseconds. */
+  async runLogged (template: Template, conmonPath: string): Promise<number> {
+    const id = await this.#prepare(template)
+    const bundleDir = this.#bundle(id)
+    const logPath = join(bundleDir, 'log')
+    const [program = '', ...args] = this.#command
+    const until = async (isSo: () => Promise<boolean>) => { while (!await isSo()) await delay(2) }
+    await startMonitored({ conmonPath, containerId: id, runtime: [program, ...args], bundleDir, runDir: bundleDir, exitDir: bundleDir, logPath })
+    await until(async () => (await stat(logPath)).size > 0)
+    const durationMs = await timed(() => until(async () => await readExitCode(bundleDir, id) !== undefined))
+    mustBe('the exit code of the printer', await readExitCode(bundleDir, id), 0)
+    await this.removeDetached(id)
     return durationMs
   }
 

@@ -1,6 +1,6 @@
 /**
- * npm run bench [SCENARIO…] [-- --n 15] [--only echo,exec,…] [--json]: ours, bare runsc, and podman's REST API where installed, interleaved
- * in one run; all scenarios but images and network, which take minutes, when none is named. A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
+ * npm run bench [SCENARIO…] [-- --n 15] [--only echo,exec,…] [--parts queue,…] [--json]: ours, bare runsc, and podman's REST API where installed, interleaved
+ * in one run; all scenarios but images, network and tasks, which take minutes, when none is named. A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -15,13 +15,14 @@ import { measureAdoption, measureConcurrentStarts, measureList, measureMemory } 
 import { judgeImages, printImages } from './images-report.ts'
 import { measureImages, type ImageOutcome } from './images.ts'
 import { readMachineFacts } from './machine.ts'
-import { judgeNetwork, printNetwork, type NetworkRow } from './network-report.ts'
+import { judgeClaims, printClaims, type JudgedClaim } from './claims.ts'
 import { measureNetworks } from './network.ts'
 import { PodmanService } from './podman-service.ts'
 import { judge, printMachine, printTable, type Row } from './report.ts'
+import { measureTasks, taskParts, type TaskOutcome, type TaskPart } from './tasks.ts'
 import { measureDelete, measureEcho, measureExec } from './single-scenarios.ts'
 
-const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption', 'images', 'network'] as const
+const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption', 'images', 'network', 'tasks'] as const
 type ScenarioName = typeof scenarioNames[number]
 
 const wholeDeadlineMs = 30 * 60_000
@@ -29,13 +30,13 @@ const defaultRounds = 15
 const fleetRounds = 3
 // A round of the images fetches one whole, ours and others', for minutes: only for whoever asks for it.
 const defaultImageRounds = 3
-const onlyByName: readonly ScenarioName[] = ['images', 'network']
+const onlyByName: readonly ScenarioName[] = ['images', 'network', 'tasks']
 
-interface Options { n: number, imageRounds: number, only: readonly ScenarioName[], isJson: boolean }
+interface Options { n: number, imageRounds: number, only: readonly ScenarioName[], parts: readonly TaskPart[], isJson: boolean }
 
 function readOptions (): Options {
   const { values, positionals } = parseArgs({
-    options: { n: { type: 'string' }, only: { type: 'string' }, json: { type: 'boolean', default: false } },
+    options: { n: { type: 'string' }, only: { type: 'string' }, json: { type: 'boolean', default: false }, parts: { type: 'string' } },
     allowPositionals: true,
   })
   const n = Number(values.n ?? defaultRounds)
@@ -44,7 +45,10 @@ function readOptions (): Options {
   const unknown = named.filter(name => !scenarioNames.includes(name))
   if (unknown.length > 0) throw new Error(`scenarios are ${scenarioNames.join(',')}; there is no ${unknown.join(', ')}`)
   const only = named.length > 0 ? named : scenarioNames.filter(name => !onlyByName.includes(name))
-  return { n, imageRounds: values.n === undefined ? defaultImageRounds : n, only, isJson: values.json }
+  const parts = (values.parts?.split(',') ?? taskParts) as TaskPart[]
+  const unknownParts = parts.filter(part => !taskParts.includes(part))
+  if (unknownParts.length > 0) throw new Error(`parts of tasks are ${taskParts.join(',')}; there is no ${unknownParts.join(', ')}`)
+  return { n, imageRounds: values.n === undefined ? defaultImageRounds : n, only, parts, isJson: values.json }
 }
 
 interface Bench {
@@ -120,10 +124,16 @@ async function compareImages ({ options, stack, dir, programs, signal, progress 
   return await measureImages({ rounds: options.imageRounds, dir: join(dir, 'images'), stack, programs: { runsc, podman }, signal, progress })
 }
 
-async function judgeNetworks ({ options, stack, dir, programs, signal, progress }: Bench): Promise<NetworkRow[]> {
+async function judgeNetworks ({ options, stack, dir, programs, signal, progress }: Bench): Promise<JudgedClaim[]> {
   if (!options.only.includes('network')) return []
   const { runsc = '', podman } = programs
-  return judgeNetwork(await measureNetworks({ rounds: options.n, dir: join(dir, 'network'), stack, programs: { runsc, podman }, signal, progress }))
+  return judgeClaims(await measureNetworks({ rounds: options.n, dir: join(dir, 'network'), stack, programs: { runsc, podman }, signal, progress }))
+}
+
+async function compareTasks ({ options, stack, dir, programs, signal, progress }: Bench): Promise<TaskOutcome | undefined> {
+  if (!options.only.includes('tasks')) return undefined
+  const { runsc = '', conmon = '' } = programs
+  return await measureTasks({ parts: options.parts, dir: join(dir, 'tasks'), stack, programs: { runsc, conmon }, signal, progress })
 }
 
 async function startDaemon ({ stack, dir }: Bench, name: string): Promise<BerthDaemon> {
@@ -153,13 +163,16 @@ async function main (): Promise<number> {
     const images = await compareImages(bench)
     const imageRows = images ? judgeImages(images) : []
     const networkRows = await judgeNetworks(bench)
+    const tasks = await compareTasks(bench)
+    const taskRows = tasks ? judgeClaims(tasks.claims) : []
     if (options.isJson) {
-      process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes, image: images?.image, images: imageRows, networks: networkRows }, null, 2)}\n`)
+      process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes, image: images?.image, images: imageRows, networks: networkRows, tasks: taskRows, taskNotes: tasks?.notes }, null, 2)}\n`)
       return 0
     }
     if (outcomes.length > 0) printTable(outcomes, podman)
     if (images) printImages(imageRows, images, options.imageRounds)
-    if (networkRows.length > 0) printNetwork(networkRows)
+    if (networkRows.length > 0) printClaims('networks: measured in namespaces of their own; every time is of the same run, those that are compared take turns', networkRows)
+    if (tasks) printClaims(`tasks: what is compared takes turns; ${tasks.notes.join('; ')}`, taskRows)
     return 0
   } finally {
     progress('cleaning up')

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Sandbox } from '../src/schemas/sandbox.ts'
 import type { BerthDaemon } from './berth-daemon.ts'
 import { timed } from './contestant.ts'
-import { atMost, type NetworkClaim } from './network-report.ts'
+import { atMost, type Claim } from './claims.ts'
 import { egressRules } from './network-rules.ts'
 
 /** The pool is filled up when half of it is left, and twenty come at once. */
@@ -20,7 +20,7 @@ export async function settlePool (daemon: BerthDaemon): Promise<void> {
   }
 }
 
-export async function measureCreates (daemon: BerthDaemon, { n, signal }: { n: number, signal: AbortSignal }): Promise<NetworkClaim[]> {
+export async function measureCreates (daemon: BerthDaemon, { n, signal }: { n: number, signal: AbortSignal }): Promise<Claim[]> {
   const alone: number[] = []
   const atOnce: number[] = []
   const changes = new Map<string, number[]>()
@@ -44,12 +44,12 @@ export async function measureCreates (daemon: BerthDaemon, { n, signal }: { n: n
   return [
     { claim: 'network step of a create, alone', unit: 'ms', ours: alone, target: atMost(12) },
     { claim: `network step of a create, ${together} creates at once`, unit: 'ms', ours: atOnce, target: atMost(20) },
-    ...Array.from(changes, ([name, ours]): NetworkClaim => ({ claim: `policy over REST, ${name}`, unit: 'ms', ours, target: atMost(25) })),
+    ...Array.from(changes, ([name, ours]): Claim => ({ claim: `policy over REST, ${name}`, unit: 'ms', ours, target: atMost(25) })),
   ]
 }
 
 /** From the start of the process to `/readyz`. */
-export async function measureReadiness (daemon: BerthDaemon, rounds: number): Promise<NetworkClaim[]> {
+export async function measureReadiness (daemon: BerthDaemon, rounds: number): Promise<Claim[]> {
   const fresh: number[] = []
   const adopting: number[] = []
   for (let round = 0; round < rounds; round++) {

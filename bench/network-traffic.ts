@@ -8,7 +8,7 @@ import { readTemplate, type BerthDaemon } from './berth-daemon.ts'
 import { mustRun } from './child.ts'
 import { mustBe } from './contestant.ts'
 import { largeFileMebibytes, node, outside, type NetworkPlaces } from './network-places.ts'
-import { atLeastRatio, atMost, type NetworkClaim } from './network-report.ts'
+import { atLeastRatio, atMost, type Claim } from './claims.ts'
 
 export interface TrafficOptions {
   daemon: BerthDaemon
@@ -27,7 +27,7 @@ const filePort = 8081
 const proxiedName = 'large.example.test'
 const seconds = 2
 
-export async function measureTraffic (options: TrafficOptions): Promise<NetworkClaim[]> {
+export async function measureTraffic (options: TrafficOptions): Promise<Claim[]> {
   const { daemon, places, imageDir, dir, runsc, stack, n, signal } = options
   const image = `dir:${imageDir}`
   const resources = { cpuMillis: 2000 }
@@ -59,7 +59,7 @@ export async function measureTraffic (options: TrafficOptions): Promise<NetworkC
 }
 
 /** The same file, by address past the proxy, and by a name that only the proxy lets through. */
-async function measureProxy ({ daemon, n, signal }: TrafficOptions, image: string): Promise<NetworkClaim[]> {
+async function measureProxy ({ daemon, n, signal }: TrafficOptions, image: string): Promise<Claim[]> {
   const direct = await daemon.create({ image, network: { egress: 'internet' } })
   const proxied = await daemon.create({ image, network: { egress: { allow: [proxiedName] } } })
   const speeds = { direct: [] as number[], proxied: [] as number[] }
@@ -77,7 +77,7 @@ async function measureProxy ({ daemon, n, signal }: TrafficOptions, image: strin
 }
 
 /** A program in a sandbox, seen from its host: by its address, and by the daemon's preview. */
-export async function measurePreview ({ daemon, places, imageDir, n, signal }: TrafficOptions, apiPort: number): Promise<NetworkClaim[]> {
+export async function measurePreview ({ daemon, places, imageDir, n, signal }: TrafficOptions, apiPort: number): Promise<Claim[]> {
   const sandbox = await daemon.create({ image: `dir:${imageDir}`, resources: { cpuMillis: 2000 } })
   const { id, network: { ipv4 = '' } } = sandbox
   for (const argv of [['httpd', '-f', '-p', String(filePort), '-h', '/www'], ['node', '/network-page.ts', String(pagePort)]]) await daemon.request('POST', `/v1/sandboxes/${id}/execs`, 201, { argv, detach: true })

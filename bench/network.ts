@@ -9,7 +9,7 @@ import { runChild } from './child.ts'
 import { daemonPoolSize, measureCreates, measureReadiness } from './network-daemon.ts'
 import { measurePodmanNetwork } from './network-peers.ts'
 import { makeLargeFile, makeNetworkImage, NetworkPlaces, node, outside } from './network-places.ts'
-import { atMost, type NetworkClaim } from './network-report.ts'
+import { atMost, type Claim } from './claims.ts'
 import type { SlotFigures, SlotTask } from './network-slots.ts'
 import { measurePreview, measureTraffic } from './network-traffic.ts'
 import { median } from './statistics.ts'
@@ -30,7 +30,7 @@ const slotsWithinMs = 10 * 60_000
 /** Rounds that take seconds each. */
 const slowRounds = 5
 
-export async function measureNetworks (options: NetworkBenchOptions): Promise<NetworkClaim[]> {
+export async function measureNetworks (options: NetworkBenchOptions): Promise<Claim[]> {
   const { rounds, dir, stack, programs, signal, progress } = options
   if (!findProgram('iperf3')) throw new Error('networks are measured with iperf3; run: npm run setup -- --bench')
   const [served, imageDir] = [join(dir, 'served'), join(dir, 'image')]
@@ -69,7 +69,7 @@ export async function measureNetworks (options: NetworkBenchOptions): Promise<Ne
 }
 
 /** In a process of its own, since it works in the namespace it is started in. */
-async function measureSlots ({ places, dir, stack, n }: { places: NetworkPlaces, dir: string, stack: ResourceStack, n: number }): Promise<NetworkClaim[]> {
+async function measureSlots ({ places, dir, stack, n }: { places: NetworkPlaces, dir: string, stack: ResourceStack, n: number }): Promise<Claim[]> {
   await mkdir(dir, { recursive: true })
   const task: SlotTask = { hostId: randomBytes(8).toString('hex'), dir, resolver: outside.dns, present: manyPresent, n }
   const [program = '', ...args] = [...places.enter(places.host), node]
@@ -92,13 +92,13 @@ async function askDirectly (places: NetworkPlaces, n: number): Promise<number[]>
   return JSON.parse(stdout) as number[]
 }
 
-function claimsOf (figures: readonly SlotFigures[], direct: number[]): NetworkClaim[] {
+function claimsOf (figures: readonly SlotFigures[], direct: number[]): Claim[] {
   const none = figures[0]
   return figures.flatMap(figure => {
     const { present } = figure
-    const claims: NetworkClaim[] = []
+    const claims: Claim[] = []
     // How a figure grows with the number of networks is its ratio.
-    const add = (claim: string, pick: (figure: SlotFigures) => number[] | undefined, rest: Partial<NetworkClaim> = {}) => {
+    const add = (claim: string, pick: (figure: SlotFigures) => number[] | undefined, rest: Partial<Claim> = {}) => {
       const values = none && figure !== none ? pick(none) : undefined
       claims.push({ claim: `${claim}, ${present} present`, unit: 'ms', ours: pick(figure) ?? [], ...values && values.length > 0 && { other: { name: '0 present', values } }, ...rest })
     }

@@ -263,7 +263,7 @@ export const taskKinds: Readonly<Record<string, TaskKind>> = {
   fileOutput: {
     share: 3,
     make: ({ random, calls, outputDir }, name) => {
-      const count = between(random, 100, 4000)
+      const count = between(random, 100, 1500)
       const stdout = Buffer.concat([numbered(count, 'line'), Buffer.from([0xff, 0x0d, 0x0a]), Buffer.from('no end')])
       const planned = plain(sh(`i=0; while [ $i -lt ${count} ]; do echo "line $i"; i=$((i+1)); done; printf '\\377\\r\\nno end'`), { stdout }, { outputs: [{ type: 'file', name: `${name}.txt` }] })
       return { ...planned, check: async (task, log) => [...await planned.check(task, log), ...await calls.checkFile(task.id, `${outputDir}/${name}.txt`, stdout)] }

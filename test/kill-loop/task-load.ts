@@ -10,8 +10,8 @@ const shareAtFirst = 0.2
 const pushedBy = 0.85
 const largestBatch = 12
 const pauseMs = 50
-/** A dozen at once keep two cores busy. */
-const requests = { cpuMillis: 150, memoryBytes: 64 * 1024 ** 2 }
+/** With four times the processors to be asked for, a dozen or so run at once on two cores. */
+const requests = { cpuMillis: 600, memoryBytes: 64 * 1024 ** 2 }
 
 export interface PushedTask extends Pick<PlannedTask, 'check'> {
   id: string

@@ -1,11 +1,11 @@
-/** The table of the network benchmark: one row per claim, with its target and whether it is met. */
+/** Tables of what is claimed: one row per claim, with its target and whether it is met. */
 import { isWithin, print, printRows, spread, targetText, type Target } from './report.ts'
 import { median } from './statistics.ts'
 
-export interface NetworkClaim {
+export interface Claim {
   claim: string
   /** `''`: a ratio, or a number of things. */
-  unit: 'ms' | 'Mbit/s' | 'MB/s' | 'MB' | ''
+  unit: 'ms' | 's' | '/s' | 'Mbit/s' | 'MB/s' | 'MB' | ''
   ours: number[]
   /** What it is compared with: ours by it is the ratio. */
   other?: { name: string, values: number[] }
@@ -13,12 +13,12 @@ export interface NetworkClaim {
   target?: Target
 }
 
-export interface NetworkRow extends NetworkClaim {
+export interface JudgedClaim extends Claim {
   ratio?: number
   isMet?: boolean
 }
 
-export function judgeNetwork (claims: readonly NetworkClaim[]): NetworkRow[] {
+export function judgeClaims (claims: readonly Claim[]): JudgedClaim[] {
   return claims.filter(({ ours }) => ours.length > 0).map(claim => {
     const { ours, other, target } = claim
     const ratio = other && other.values.length > 0 ? median(ours) / median(other.values) : undefined
@@ -27,9 +27,9 @@ export function judgeNetwork (claims: readonly NetworkClaim[]): NetworkRow[] {
   })
 }
 
-export function printNetwork (rows: readonly NetworkRow[]): void {
+export function printClaims (title: string, rows: readonly JudgedClaim[]): void {
   print('')
-  print('networks: measured in namespaces of their own; every time is of the same run, those that are compared take turns')
+  print(title)
   printRows([
     ['', 'ours', 'other', '', 'ratio', 'target', 'met'],
     ...rows.map(({ claim, unit, ours, other, ratio, target, isMet }) => [
@@ -45,4 +45,6 @@ export function printNetwork (rows: readonly NetworkRow[]): void {
 }
 
 export const atMost = (limit: number): Target => ({ of: 'value', bound: 'at most', limit })
+export const atLeast = (limit: number): Target => ({ of: 'value', bound: 'at least', limit })
+export const atMostRatio = (limit: number): Target => ({ of: 'ratio', bound: 'at most', limit })
 export const atLeastRatio = (limit: number): Target => ({ of: 'ratio', bound: 'at least', limit })
