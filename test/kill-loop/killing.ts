@@ -8,14 +8,16 @@ export interface KillingOptions {
   kills: number
   /** From its readiness to the next kill, in milliseconds. */
   longestLifeMs: number
+  /** How many of all starts are killed before they are through; a fifth when absent. */
+  killsWhileStartingShare?: number
   onKill?: (kill: number) => void
 }
 
-const killsWhileStartingShare = 0.2
 const longestStartMs = 400
 
 /** Kills it, and starts it again, so many times; at the end it runs. Answers how many kills hit one that was not yet ready. */
 export async function killAgainAndAgain (daemon: TestDaemon, random: Random, options: KillingOptions): Promise<number> {
+  const { killsWhileStartingShare = 0.2 } = options
   let whileStarting = 0
   for (let kill = 1; kill <= options.kills; kill++) {
     const isWhileStarting = random() < killsWhileStartingShare && kill < options.kills

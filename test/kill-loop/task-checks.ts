@@ -1,6 +1,7 @@
 /** Holds every task against what it was to be, and looks at what is left. */
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import { pollUntil } from '../../src/lib/poll.ts'
 import type { Sandbox, SandboxPage } from '../../src/schemas/sandbox.ts'
 import type { QueueStatus, Task } from '../../src/schemas/task.ts'
@@ -57,7 +58,7 @@ function judgeLimit (tasks: readonly Task[]): string[] {
 }
 
 /** No sandbox is left, none leaks, all room is free; and nothing is left of tasks that are deleted. */
-export async function checkHost (daemon: TestDaemon, calls: TaskCalls): Promise<void> {
+export async function checkHost (daemon: TestDaemon, calls: TaskCalls, roomBefore: QueueStatus['free']): Promise<void> {
   const { ledger, client } = calls
   let present: Sandbox[] = []
   const areGone = await pollUntil(async () => {
@@ -72,7 +73,7 @@ export async function checkHost (daemon: TestDaemon, calls: TaskCalls): Promise<
   for (const { pool, delayed, pending, scheduled, running } of queue.pools) {
     ledger.expect(delayed + pending + scheduled + running === 0, () => `the queue still counts tasks in ${pool}: ${JSON.stringify(queue.pools)}`)
   }
-  ledger.expect(JSON.stringify(queue.free) === JSON.stringify(queue.capacity), () => `not all room is free: ${JSON.stringify(queue)}`)
+  ledger.expect(isDeepStrictEqual(queue.free, roomBefore), () => `${JSON.stringify(roomBefore)} were free before the first task: ${JSON.stringify(queue)}`)
   for (const { id } of await calls.list()) await calls.remove(id)
   const dir = join(daemon.stateDir, 'tasks')
   const left = async () => await readdir(dir).catch(() => [])

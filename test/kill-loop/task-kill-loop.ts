@@ -2,6 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { QueueStatus } from '../../src/schemas/task.ts'
 import { TestDaemon, type Teardown } from '../support/test-daemon.ts'
 import { killAgainAndAgain } from './killing.ts'
 import { Ledger } from './ledger.ts'
@@ -37,24 +38,31 @@ export interface TaskKillLoopSummary {
   broken: string[]
 }
 
-const longestLifeMs = 1800
+const longestLifeMs = 1500
+const killsWhileStartingShare = 0.35
+
 export async function runTaskKillLoop (t: Teardown, options: TaskKillLoopOptions): Promise<TaskKillLoopSummary> {
   const startedMs = performance.now()
   const random = seededRandom(options.seed)
-  const outputDir = await mkdtemp(join(tmpdir(), 'berth-outputs-'))
-  t.after(() => rm(outputDir, { recursive: true, force: true }))
+  const dir = await mkdtemp(join(tmpdir(), 'berth-kill-loop-'))
+  t.after(() => rm(dir, { recursive: true, force: true }))
   const receiver = await WebhookReceiver.start(t, random)
   const daemon = await TestDaemon.start(t, {
     env: {
       BERTH_LOG_LEVEL: 'debug',
+      // A third of the time of a start is spent on compiling, which is not what is killed here.
+      NODE_COMPILE_CACHE: join(dir, 'compiled'),
       BERTH_NETWORK_POOL_SIZE: '4',
-      BERTH_OUTPUT_DIR: outputDir,
+      BERTH_OUTPUT_DIR: join(dir, 'files'),
       BERTH_TASK_LABEL_LIMITS: `${limitedLabel.name}=${limitedLabel.value}:${limitedLabel.max}`,
     },
   })
+  // What was compiled is written down at a good end.
+  await daemon.restart('SIGTERM')
   const calls = new TaskCalls(new PatientClient(daemon.socketPath), new Ledger(), receiver)
   const { ledger } = calls
-  const world: TaskWorld = { random, calls, outputDir, webhookUrl: receiver.url }
+  const { body: { free } } = await calls.client.send<QueueStatus>('GET', '/queue')
+  const world: TaskWorld = { random, calls, outputDir: join(dir, 'files'), webhookUrl: receiver.url }
   const killedAt: number[] = []
   const collecting = new AbortController()
   let tasks: PushedTask[] = []
@@ -63,6 +71,7 @@ export async function runTaskKillLoop (t: Teardown, options: TaskKillLoopOptions
   const killsWhileStarting = await killAgainAndAgain(daemon, random, {
     kills: options.kills,
     longestLifeMs,
+    killsWhileStartingShare,
     onKill: kill => {
       killedAt.push(Date.now())
       receiver.isDown = kill > options.kills * 0.2 && kill < options.kills * 0.5
@@ -75,7 +84,7 @@ export async function runTaskKillLoop (t: Teardown, options: TaskKillLoopOptions
   collecting.abort()
   const { logBytes, returned, lastEndMs } = await checkTasks(calls, tasks)
   for (const problem of judgeEvents(await events, tasks)) ledger.blame(problem)
-  await checkHost(daemon, calls)
+  await checkHost(daemon, calls, free)
   return {
     kills: options.kills,
     killsWhileStarting,
