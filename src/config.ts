@@ -6,6 +6,11 @@ import type { Egress } from './schemas/network.ts'
 import {
   defaultPools, parseAddress, parseDomain, parseEgressSetting, parseGateway, parseLeasedPool, parsePool4, parsePool6, parseResolvers, problemOfAddressSettings,
 } from './services/network/network-settings.ts'
+import type { OutputSpec } from './schemas/output.ts'
+import { parseOutputs } from './services/outputs/output-settings.ts'
+import { defaultReservedMemoryBytes } from './services/tasks/host-room.ts'
+import type { LabelLimit } from './services/tasks/task-queue.ts'
+import { parseLabelLimits, parseLabelName, parseOvercommit, parseTaskPools } from './services/tasks/task-settings.ts'
 import { defaultRegistrySettings, parseInsecure, parseMirrors } from './services/images/registry/registry-settings.ts'
 
 export interface Config {
@@ -24,6 +29,12 @@ export interface Config {
   shutdownGraceMs: number
   /** A log file is rotated beyond this size, in bytes. */
   maxLogBytes: number
+  /** All files of one log together: beyond this the oldest are removed, in bytes. */
+  logKeepBytes: number
+  /** All logs of this host together, in bytes; 0 is no limit. */
+  logDiskBytes: number
+  /** A follower that takes nothing for this long is cut off, in milliseconds. */
+  followerStallMs: number
   /** How long the record of a deleted sandbox stays readable, in milliseconds. */
   deletedRetentionMs: number
   /** How many sandboxes and execs are set up at the same time; the rest wait their turn. */
@@ -79,6 +90,29 @@ export interface Config {
   previewDomain: string
   /** Set what the host must have set so that sandboxes reach anything outside. */
   configureHost: boolean
+  /** Pools that this host takes tasks of. */
+  taskPools: readonly string[]
+  /** How many times over processors may be requested by tasks. */
+  taskCpuOvercommit: number
+  /** Memory that tasks leave to everything else, in bytes. */
+  taskReservedMemoryBytes: number
+  /** The label between whose values tasks take turns. */
+  taskFairLabel: string
+  /** How many tasks with a label may run at once. */
+  taskLabelLimits: readonly LabelLimit[]
+  /** How long a claim of a task holds unless it is renewed, in milliseconds. */
+  taskLeaseMs: number
+  /** How long an ended task is kept, in milliseconds, and how many are. */
+  taskRetentionMs: number
+  taskRetentionCount: number
+  /** Where output goes of tasks that do not say. */
+  taskOutputs: readonly OutputSpec[]
+  /** Where outputs of the type file lie. */
+  outputDir: string
+  /** The S2 service for outputs of the type s2: where it is (empty: s2.dev), the basin, and the file with the access token. */
+  s2Endpoint: string
+  s2Basin: string
+  s2AccessTokenFile: string
 }
 
 const imageModes = ['auto', 'lazy', 'eager', 'unpack'] as const
@@ -110,6 +144,9 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   runtime: { variable: 'BERTH_RUNTIME', fallback: () => 'runsc', parse: parseChoice(['runsc', 'runc']) },
   shutdownGraceMs: { variable: 'BERTH_SHUTDOWN_GRACE_MS', fallback: () => 10_000, parse: parseInteger(0, 600_000) },
   maxLogBytes: { variable: 'BERTH_MAX_LOG_BYTES', fallback: () => 64 * 1024 ** 2, parse: parseInteger(64 * 1024, 1024 ** 4) },
+  logKeepBytes: { variable: 'BERTH_LOG_KEEP_BYTES', fallback: soFar => 4 * (soFar.maxLogBytes ?? 64 * 1024 ** 2), parse: parseInteger(128 * 1024, 16 * 1024 ** 4) },
+  logDiskBytes: { variable: 'BERTH_LOG_DISK_BYTES', fallback: () => 16 * 1024 ** 3, parse: parseInteger(0, Number.MAX_SAFE_INTEGER) },
+  followerStallMs: { variable: 'BERTH_FOLLOWER_STALL_MS', fallback: () => 60_000, parse: parseInteger(1000, 24 * 3600 * 1000) },
   deletedRetentionMs: { variable: 'BERTH_DELETED_RETENTION_MS', fallback: () => 24 * 3600 * 1000, parse: parseInteger(0, 365 * 24 * 3600 * 1000) },
   maxConcurrentStarts: { variable: 'BERTH_MAX_CONCURRENT_STARTS', fallback: () => 8, parse: parseInteger(1, 1024) },
   imageDirRoots: { variable: 'BERTH_IMAGE_DIR_ROOTS', fallback: () => ['/'], parse: text => text.split(':').filter(Boolean).map(parseDirectory) },
@@ -138,6 +175,19 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   publishAddress: { variable: 'BERTH_PUBLISH_ADDRESS', fallback: () => '127.0.0.1', parse: parseAddress },
   previewDomain: { variable: 'BERTH_PREVIEW_DOMAIN', fallback: () => '', parse: parseDomain },
   configureHost: { flag: 'configureHost', variable: 'BERTH_CONFIGURE_HOST', fallback: () => false, parse: parseBoolean },
+  taskPools: { variable: 'BERTH_TASK_POOLS', fallback: () => ['default'], parse: parseTaskPools },
+  taskCpuOvercommit: { variable: 'BERTH_TASK_CPU_OVERCOMMIT', fallback: () => 4, parse: parseOvercommit },
+  taskReservedMemoryBytes: { variable: 'BERTH_TASK_RESERVED_MEMORY_BYTES', fallback: defaultReservedMemoryBytes, parse: parseInteger(0, Number.MAX_SAFE_INTEGER) },
+  taskFairLabel: { variable: 'BERTH_TASK_FAIR_LABEL', fallback: () => 'tenant', parse: parseLabelName },
+  taskLabelLimits: { variable: 'BERTH_TASK_LABEL_LIMITS', fallback: () => [], parse: parseLabelLimits },
+  taskLeaseMs: { variable: 'BERTH_TASK_LEASE_MS', fallback: () => 30_000, parse: parseInteger(1000, 3_600_000) },
+  taskRetentionMs: { variable: 'BERTH_TASK_RETENTION_MS', fallback: () => 7 * 24 * 3600 * 1000, parse: parseInteger(0, 10 * 365 * 24 * 3600 * 1000) },
+  taskRetentionCount: { variable: 'BERTH_TASK_RETENTION_COUNT', fallback: () => 10_000, parse: parseInteger(0, 10_000_000) },
+  taskOutputs: { variable: 'BERTH_TASK_OUTPUTS', fallback: () => [], parse: parseOutputs },
+  outputDir: { variable: 'BERTH_OUTPUT_DIR', fallback: soFar => join(soFar.stateDir ?? '/var/lib/berth', 'outputs'), parse: text => resolve(text) },
+  s2Endpoint: { variable: 'BERTH_S2_ENDPOINT', fallback: () => '', parse: parseHttpUrl },
+  s2Basin: { variable: 'BERTH_S2_BASIN', fallback: () => '', parse: text => text },
+  s2AccessTokenFile: { variable: 'BERTH_S2_ACCESS_TOKEN_FILE', fallback: () => '', parse: text => resolve(text) },
 }
 
 /**
@@ -204,6 +254,12 @@ function parseListen (text: string): { host: string, port: number } {
 function checkedIndexStore (text: string): string {
   parseIndexStore(text)
   return text
+}
+
+function parseHttpUrl (text: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (url && /^https?:$/.test(url.protocol) && url.username === '' && url.password === '') return text
+  throw new Error('give an http:// or https:// URL without a user and password')
 }
 
 function parseBoolean (text: string): boolean {

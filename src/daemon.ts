@@ -7,6 +7,7 @@ import type { Logger } from 'pino'
 import { buildApp, defaultLimits } from './app.ts'
 import type { Config } from './config.ts'
 import { wireImages } from './daemon/wire-images.ts'
+import { wireTasks, type WiredTasks } from './daemon/wire-tasks.ts'
 import { CgroupManager } from './host/cgroup.ts'
 import { LockFile } from './host/lock-file.ts'
 import { discoverPrograms, discoverRuntimes } from './host/programs.ts'
@@ -24,6 +25,7 @@ import { readHostId } from './services/host/host-id.ts'
 import { HostInfo } from './services/host/host-info.ts'
 import { reclaimHost } from './services/host/reclaim.ts'
 import { IdempotencyStore } from './services/idempotency/idempotency-store.ts'
+import { LogBudget } from './services/logs/log-budget.ts'
 import { LogReader } from './services/logs/log-reader.ts'
 import { LogRotator } from './services/logs/log-rotator.ts'
 import { createMetrics } from './services/metrics.ts'
@@ -41,6 +43,7 @@ import { installInit, sandboxSteps, type SandboxStep } from './services/sandboxe
 import { PreviewSessions } from './services/tokens/preview-sessions.ts'
 import { TicketStore } from './services/tokens/ticket-store.ts'
 import { TokenStore } from './services/tokens/token-store.ts'
+import { UpgradeKeeper } from './ws/upgrade-keeper.ts'
 
 export interface DaemonOptions {
   config: Config
@@ -150,7 +153,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     },
   }), opened => opened.close())
   const logs = new LogReader()
-  const rotator = new LogRotator({ maxLogBytes: config.maxLogBytes })
+  const rotator = new LogRotator({ maxLogBytes: config.maxLogBytes, keepBytes: config.logKeepBytes, protectedFrom: dir => tasks.protectedFrom(dir) })
   const steps = sandboxSteps({ places, images, network: network.manager, cgroups, runtimes: runtimes.byName })
   const sandboxes = new SandboxManager({
     places,
@@ -167,6 +170,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
       logs.wake(places.logDir(record))
       void execs.settle(record.id)
       forwarder.open.endAllOf(record.id)
+      tasks.scheduler.poke()
     },
     onRemoved: record => {
       logs.wake(places.logDir(record))
@@ -180,6 +184,9 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const execs = new ExecManager({ places, sandboxes, images, events: news, logger, onEnded: (sandboxId, execId) => logs.wake(places.exec(sandboxId, execId).dir) })
   stack.defer('execs', () => execs.close())
   metrics.countSandboxes(sandboxes)
+  const tasks: WiredTasks = await stack.acquire('tasks', async () => wireTasks({
+    config, places, hostId, logger, events, logs, sandboxes, runtimes: runtimes.byName, network: network.manager, registry: metrics.registry,
+  }), wired => wired.close())
   const networkMetrics = createNetworkMetrics(metrics.registry, {
     counters: () => network.denials(),
     slots: () => ({ ...network.slots() }),
@@ -206,11 +213,14 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   logger.info({ adoptedMs, hasHostRestarted, sandboxes: sandboxes.countByStatus(), reclaimed }, 'the host is reconciled')
 
   if (config.reclaimAndExit) {
+    await tasks.close()
     await reclaimHost({ sandboxes, images, reconciler, cgroups, network, places, socketPath: config.socketPath })
     await stack.release()
     return idleDaemon(config)
   }
 
+  const budget = new LogBudget({ diskBytes: config.logDiskBytes || Infinity })
+  await tasks.manager.adopt()
   const keeper = new SandboxKeeper({
     sandboxes,
     execs,
@@ -218,7 +228,14 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     places,
     deletedRetentionMs: config.deletedRetentionMs,
     checkNetwork: () => network.check(),
-    prune: async () => { await events.prune(); idempotency.prune(); await decisions.prune(); await images.sweep() },
+    prune: async () => {
+      await events.prune()
+      idempotency.prune()
+      await decisions.prune()
+      await images.sweep()
+      await tasks.manager.prune()
+      await budget.enforce([...sandboxes.logs(), ...execs.logs(), ...await tasks.manager.logs()])
+    },
     logger,
   })
   keeper.start()
@@ -229,7 +246,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const tokenPath = join(config.stateDir, 'admin.token')
   const token = tokens.ensureAdminToken(tokenPath)
   if (token.isNew) logger.info({ tokenPath }, 'an admin token was made')
-  const logSources = { sandboxLog: (id: string) => sandboxes.sandboxLog(id), execLog: (id: string, execId: string) => execs.execLog(id, execId) }
+  const logSources = { sandboxLog: (id: string) => sandboxes.sandboxLog(id), execLog: (id: string, execId: string) => execs.execLog(id, execId), taskLog: (id: string, attempt?: number) => tasks.manager.taskLog(id, attempt) }
   const closing = new AbortController()
   const forcing = new AbortController()
   const previews = new PreviewGate({
@@ -243,22 +260,25 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     forcing: forcing.signal,
     log: logger,
   })
+  const upgrades = new UpgradeKeeper({ previews })
   const door: DoorOptions = {
     handle: (request, response) => app.routing(request, response),
     maxHeaderBytes: defaultLimits.headBytes,
     requestTimeoutMs: defaultLimits.requestTimeoutMs,
-    previews,
+    upgrades,
   }
   const rootSocket: RootSocket = new RootSocket({ ...door, path: config.socketPath })
   const gatewayDoor = new GatewayDoor({ ...door, isWelcome: address => network.manager.mayReachApi(address) })
   const app = buildApp({
-    services: { sandboxes, execs, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
+    services: { tasks: tasks.manager, sandboxes, execs, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
     logger,
     version,
     isTrusted: socket => rootSocket.has(socket),
     closing: closing.signal,
     forcing: forcing.signal,
     previews,
+    upgrades,
+    limits: { followerStallMs: config.followerStallMs },
   })
   await app.ready()
   await stack.acquire('socket', () => rootSocket.open(), () => rootSocket.close())
@@ -273,6 +293,8 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     host.setStatus('stopping')
     news.append({ type: 'host.stopping' })
   })
+  tasks.scheduler.start()
+  stack.defer('tasks that wait', () => tasks.scheduler.drain())
   host.setStatus('ready')
   news.append({ type: 'host.started', data: { version, hasHostRestarted } })
   return {

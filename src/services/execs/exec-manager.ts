@@ -8,6 +8,8 @@ import { randomId } from '../../lib/id.ts'
 import type { EventType } from '../../schemas/event.ts'
 import type { Exec, ExecCreate, ExecEvent, ExecPage, ExecResult } from '../../schemas/exec.ts'
 import type { ImageManager } from '../images/image-manager.ts'
+import type { BudgetedLog } from '../logs/log-budget.ts'
+import type { LogSource } from '../logs/log-source.ts'
 import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
 import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
 import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
@@ -156,9 +158,25 @@ export class ExecManager {
   }
 
   /** Where the log of a detached exec lies, and whether it is complete. */
-  execLog (sandboxId: string, execId: string): { dir: string, isEnded: () => boolean } {
-    const exec = this.#detachedExec(sandboxId, execId)
-    return { dir: this.#options.places.exec(sandboxId, execId).dir, isEnded: () => exec.hasEnded }
+  execLog (sandboxId: string, execId: string): LogSource {
+    const detached = this.#detachedExec(sandboxId, execId)
+    return {
+      dir: this.#options.places.exec(sandboxId, execId).dir,
+      isEnded: () => detached.hasEnded,
+      end: () => {
+        const { status, timedOut, exitCode } = detached.exec
+        return detached.hasEnded ? { reason: timedOut ? 'timed_out' : status, ...(exitCode === undefined ? {} : { exitCode }) } : undefined
+      },
+    }
+  }
+
+  /** Of detached execs, for the budget of all logs. */
+  logs (): BudgetedLog[] {
+    return [...this.#detached.entries()].flatMap(([sandboxId, execs]) => [...execs.values()].map(detached => ({
+      dir: this.#options.places.exec(sandboxId, detached.exec.id).dir,
+      isEnded: () => detached.hasEnded,
+      endedAt: detached.exec.endedAt,
+    })))
   }
 
   /** Ends execs whose deadline has passed, and notices those whose monitor vanished. */

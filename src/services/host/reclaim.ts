@@ -35,7 +35,8 @@ export async function reclaimHost ({ sandboxes, images, reconciler, cgroups, net
   await rm(socketPath, { force: true })
   const trees = [
     places.sandboxesDir, places.imagesDir, places.runSandboxesDir, places.imageServerDir, places.layerMountsDir, places.initDir, places.runtimesDir, places.bootMarkerPath,
-    places.imageServerLogPath, places.networkServerDir, places.networkServerLogPath,
+    places.imageServerLogPath, places.networkServerDir, places.networkServerLogPath, places.tasksDir,
+    ...['', '-wal', '-shm'].map(suffix => `${places.taskDatabasePath}${suffix}`),
   ]
   for (const path of trees) {
     await rm(path, { recursive: true, force: true })

@@ -5,6 +5,8 @@ import { randomId } from '../../lib/id.ts'
 import type { EventType } from '../../schemas/event.ts'
 import type { NetworkRequest } from '../../schemas/network.ts'
 import type { Sandbox, SandboxCreate, SandboxPage, SandboxStatus, SandboxUpdate } from '../../schemas/sandbox.ts'
+import type { BudgetedLog } from '../logs/log-budget.ts'
+import type { LogSource } from '../logs/log-source.ts'
 import { closedNetwork, type NetworkManager } from '../network/network-manager.ts'
 import type { LifecycleParts } from './lifecycle-parts.ts'
 import { SandboxLifecycle } from './sandbox-lifecycle.ts'
@@ -240,7 +242,7 @@ export class SandboxManager {
   }
 
   /** Where the log of a sandbox lies, and whether it is complete. */
-  sandboxLog (id: string): { dir: string, from?: string, isEnded: () => boolean, end: () => { reason: string, exitCode?: number } | undefined } {
+  sandboxLog (id: string): LogSource {
     const sandbox = this.#present(id)
     const { record } = sandbox
     return {
@@ -249,6 +251,15 @@ export class SandboxManager {
       isEnded: () => sandbox.hasEnded || record.deletedAt !== undefined,
       end: () => record.end && { reason: record.end.reason, ...(record.end.exitCode === undefined ? {} : { exitCode: record.end.exitCode }) },
     }
+  }
+
+  /** Of sandboxes that were made for no task, for the budget of all logs. */
+  logs (): BudgetedLog[] {
+    return this.all().filter(({ record }) => !record.task && !record.deletedAt).map(sandbox => ({
+      dir: this.#options.places.logDir(sandbox.record),
+      isEnded: () => sandbox.hasEnded,
+      endedAt: sandbox.record.end?.at,
+    }))
   }
 
   /** Removes the directories of sandboxes that have no record. What they held on the host must have been reclaimed. */

@@ -35,6 +35,7 @@ export class HostPlaces {
 
   get sandboxesDir (): string { return join(this.stateDir, 'sandboxes') }
   get tasksDir (): string { return join(this.stateDir, 'tasks') }
+  get taskDatabasePath (): string { return join(this.stateDir, 'tasks.db') }
   get imagesDir (): string { return join(this.stateDir, 'images') }
   get layersDir (): string { return join(this.imagesDir, 'layers') }
   get layerMountsDir (): string { return join(this.runDir, 'layers') }

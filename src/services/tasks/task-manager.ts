@@ -3,6 +3,8 @@ import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
 import { randomId } from '../../lib/id.ts'
 import type { QueueStatus, Task, TaskCreate, TaskPage, TaskStatus } from '../../schemas/task.ts'
+import type { BudgetedLog } from '../logs/log-budget.ts'
+import type { LogSource } from '../logs/log-source.ts'
 import type { LogReader } from '../logs/log-reader.ts'
 import type { OutputManager } from '../outputs/output-manager.ts'
 import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
@@ -161,7 +163,7 @@ export class TaskManager {
   }
 
   /** Where the output of a task lies: of all its attempts, or of one. */
-  taskLog (id: string, attempt?: number): { dir: string, from?: string, until?: () => string | undefined, isEnded: () => boolean, end: () => { reason?: string, exitCode?: number } | undefined } {
+  taskLog (id: string, attempt?: number): LogSource {
     const { table, places } = this.#options
     const { dir } = places.task(id)
     const latest = this.#record(id)
@@ -191,6 +193,18 @@ export class TaskManager {
     this.#beginOutputs(record)
     outputs.wake(record.id)
     logs.wake(places.task(record.id).dir)
+  }
+
+  /** Of tasks that have printed something, for the budget of all logs. */
+  async logs (): Promise<BudgetedLog[]> {
+    const { table, places, outputs } = this.#options
+    const endedAt = table.endTimes()
+    return (await readdir(places.tasksDir)).map(id => ({
+      dir: places.task(id).dir,
+      isEnded: () => endedTaskStatuses.includes(table.get(id)?.status ?? 'cancelled'),
+      endedAt: endedAt.get(id),
+      protectedFrom: outputs.protectedGeneration(id),
+    }))
   }
 
   /** Forgets tasks that ended long ago, or are too many. */
