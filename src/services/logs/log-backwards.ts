@@ -4,11 +4,12 @@ import type { LogStream } from '../../schemas/log.ts'
 import type { LogPosition, SplitCharacters } from './log-cursor.ts'
 import { openLogFile } from './log-files.ts'
 import { maxHeadBytes, maxLineBytes, parseLineHead, unfinishedBytes } from './log-line.ts'
+import { noSplit } from './log-parser.ts'
 
 const blockBytes = 64 * 1024
 const newline = 0x0a
 
-/** How far back to look for a character that was split before a place; farther, it reads as U+FFFD. */
+/** How far back to look for a character that was split before a place whose cursor does not say it. */
 const splitLookBackBytes = 64 * 1024
 
 interface BackwardLine {
@@ -17,6 +18,7 @@ interface BackwardLine {
   textEnd: number
   /** Offset just behind the line, its line end included. */
   end: number
+  at: string
   stream: LogStream
   partial: boolean
   textStart: number
@@ -42,7 +44,7 @@ async function * linesBackwards (handle: FileHandle, end: number, floor = 0): As
     while (start >= blockStart) {
       const isTooLong = textEnd - start > maxLineBytes
       const head = isTooLong ? undefined : parseLineHead(bytes, start - origin, Math.min(textEnd - origin, bytesRead))
-      if (head) yield { start, textEnd, end: lineEnd, stream: head.stream, partial: head.partial, textStart: origin + head.textStart }
+      if (head) yield { ...head, start, textEnd, end: lineEnd, textStart: origin + head.textStart }
       lineEnd = start
       textEnd = start - 1
       start = start === 0 ? -1 : lineStartBefore(bytes, origin, start)
@@ -76,14 +78,16 @@ async function lastLineEnd (handle: FileHandle, size: number): Promise<number> {
  * A line counts where it ends; one that is still unfinished at `end` counts too. undefined: there are not that many.
  */
 export async function findTail (options: {
-  dir: string, end: LogPosition, isEnded: boolean, count: number, stream?: LogStream | undefined
+  dir: string, end: LogPosition, isEnded: boolean, count: number, stream?: LogStream | undefined, floor: LogPosition
 }): Promise<LogPosition | undefined> {
   // The end is found without looking for the stream's last line, which may be far back or nowhere.
   if (options.count === 0) return await endOfLines(options.dir, options.end, options.isEnded)
   const seen = new Set<LogStream>()
   let left = options.count
-  for (let generation = options.end.generation; generation >= 0; generation--) {
+  for (let generation = options.end.generation; generation >= options.floor.generation; generation--) {
     await using file = await openExactly(options.dir, generation)
+    // The file of a place where nothing is written yet need not be there.
+    if (!file && generation === options.end.generation && options.end.offset === 0) continue
     if (!file) return undefined
     const isLast = generation === options.end.generation
     const size = isLast ? options.end.offset : (await file.handle.stat()).size
@@ -103,29 +107,38 @@ async function endOfLines (dir: string, end: LogPosition, isEnded: boolean): Pro
   return file && !isEnded ? { ...end, offset: await lastLineEnd(file.handle, end.offset) } : end
 }
 
-/** The bytes of characters that partial lines before a place broke off in. */
-export async function splitBefore (dir: string, position: LogPosition): Promise<SplitCharacters> {
-  const found: SplitCharacters = { stdout: Buffer.alloc(0), stderr: Buffer.alloc(0) }
+export interface SplitBefore {
+  split: SplitCharacters
+  splitAt: Record<LogStream, string>
+}
+
+/** The bytes of characters that partial lines before a place broke off in, and when they were read; nothing before the floor counts. */
+export async function splitBefore (dir: string, position: LogPosition, floor: LogPosition): Promise<SplitBefore> {
+  const found: SplitBefore = { split: { ...noSplit }, splitAt: { stdout: '', stderr: '' } }
   const open = new Set<LogStream>(['stdout', 'stderr'])
   let budget = splitLookBackBytes
-  for (let generation = position.generation; generation >= 0 && budget > 0 && open.size > 0; generation--) {
+  for (let generation = position.generation; generation >= floor.generation && budget > 0 && open.size > 0; generation--) {
     const isFirst = generation === position.generation
     await using file = await openExactly(dir, generation)
     if (!file && !isFirst) break
     if (!file) continue
     const end = isFirst ? position.offset : (await file.handle.stat()).size
-    await collectSplit(file.handle, end, Math.max(0, end - budget), open, found)
+    const floorOffset = generation === floor.generation ? floor.offset : 0
+    await collectSplit(file.handle, end, Math.max(floorOffset, end - budget), open, found)
     budget -= end
   }
   for (const stream of ['stdout', 'stderr'] as const) {
-    const bytes = found[stream]
-    found[stream] = bytes.subarray(bytes.length - unfinishedBytes(bytes, 0, bytes.length))
+    const bytes = found.split[stream]
+    found.split[stream] = bytes.subarray(bytes.length - unfinishedBytes(bytes, 0, bytes.length))
   }
   return found
 }
 
-async function collectSplit (handle: FileHandle, end: number, floor: number, open: Set<LogStream>, found: SplitCharacters): Promise<void> {
+async function collectSplit (handle: FileHandle, end: number, floor: number, open: Set<LogStream>, { split, splitAt }: SplitBefore): Promise<void> {
   for await (const line of linesBackwards(handle, end, floor)) {
+    if (line.start < floor) return
+    // A stream without a line of its own near by gets the time of the other's.
+    for (const stream of ['stdout', 'stderr'] as const) splitAt[stream] ||= line.at
     if (!open.has(line.stream)) continue
     if (!line.partial) {
       open.delete(line.stream)
@@ -134,8 +147,8 @@ async function collectSplit (handle: FileHandle, end: number, floor: number, ope
       const length = Math.min(3, line.textEnd - line.textStart)
       const bytes = Buffer.alloc(length)
       await handle.read(bytes, 0, length, line.textEnd - length)
-      found[line.stream] = Buffer.concat([bytes, found[line.stream]])
-      if (found[line.stream].length >= 3) open.delete(line.stream)
+      split[line.stream] = Buffer.concat([bytes, split[line.stream]])
+      if (split[line.stream].length >= 3) open.delete(line.stream)
     }
     if (open.size === 0) return
   }

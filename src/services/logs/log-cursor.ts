@@ -3,6 +3,7 @@
  *
  *   3:81920         byte 81,920 of the fourth file
  *   3:81920:oe282   and standard output broke off behind the bytes e2 82 of a character
+ *   3:81920:-       and nothing else is unfinished, whatever stands before: it was given out already
  *
  * A record never shows half a character, so its cursor must say what it held back: without that, reading on from
  * there would lose those bytes.
@@ -25,17 +26,23 @@ export interface SplitCharacters {
 export interface LogCursor extends LogPosition {
   /** Only where the cursor says so. */
   split?: SplitCharacters
+  /** What is unfinished before this place was given out: what is not in `split` is not held back. */
+  isSettled?: boolean
 }
 
 const nothing = Buffer.alloc(0)
-const pattern = /^(\d{1,15}):(\d{1,15})(?::o((?:[0-9a-f]{2}){1,3}))?(?::e((?:[0-9a-f]{2}){1,3}))?$/
+const pattern = /^(\d{1,15}):(\d{1,15})(?::o((?:[0-9a-f]{2}){1,3}))?(?::e((?:[0-9a-f]{2}){1,3}))?(:-)?$/
 
-export function formatCursor (generation: number, offset: number, split?: SplitCharacters): string {
-  const place = `${generation}:${offset}`
-  return split === undefined ? place : place + suffix('o', split.stdout) + suffix('e', split.stderr)
+export function formatCursor (generation: number, offset: number): string {
+  return `${generation}:${offset}`
 }
 
-function suffix (letter: string, bytes: Buffer): string {
+/** What follows the place in a cursor. */
+export function cursorSuffix ({ stdout, stderr }: SplitCharacters, isSettled: boolean): string {
+  return `${heldPart('o', stdout)}${heldPart('e', stderr)}${isSettled ? ':-' : ''}`
+}
+
+function heldPart (letter: string, bytes: Buffer): string {
   return bytes.length === 0 ? '' : `:${letter}${bytes.toString('hex')}`
 }
 
@@ -44,8 +51,9 @@ export function parseCursor (cursor: string): LogCursor {
   const match = pattern.exec(cursor)
   const place = { generation: Number(match?.[1]), offset: Number(match?.[2]) }
   if (!match) throw invalidCursor()
-  if (match[3] === undefined && match[4] === undefined) return place
-  return { ...place, split: { stdout: parseSplit(match[3]), stderr: parseSplit(match[4]) } }
+  const isSettled = match[5] !== undefined
+  if (match[3] === undefined && match[4] === undefined && !isSettled) return place
+  return { ...place, split: { stdout: parseSplit(match[3]), stderr: parseSplit(match[4]) }, isSettled }
 }
 
 function parseSplit (hex = ''): Buffer {

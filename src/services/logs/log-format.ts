@@ -1,5 +1,6 @@
 /** How log records go out: as text, as NDJSON lines, as SSE frames. Pure. */
 import type { LogRecord, LogStream } from '../../schemas/log.ts'
+import { recordBytes } from './log-bytes.ts'
 
 /** One JSON object per line. */
 export function toNdjsonLine (record: LogRecord): string {
@@ -12,10 +13,10 @@ export function toSseFrame (record: LogRecord): string {
 }
 
 /**
- * Makes a function from records to text as the process wrote it: partial lines are joined.
- * With timestamps each line begins with its time; a line of the other stream that comes amid an unfinished one begins on a line of its own.
+ * Makes a function from records to the bytes that the process wrote: partial lines are joined. With timestamps each
+ * line begins with its time; a line of the other stream that comes amid an unfinished one begins on a line of its own.
  */
-export function createTextFormatter (options: { timestamps?: boolean } = {}): (record: LogRecord) => string {
+export function createTextFormatter (options: { timestamps?: boolean } = {}): (record: LogRecord) => string | Buffer {
   const timestamps = options.timestamps ?? false
   let unfinished: LogStream | undefined
   return record => {
@@ -29,6 +30,7 @@ export function createTextFormatter (options: { timestamps?: boolean } = {}): (r
     const lead = timestamps && unfinished && !continues ? '\n' : ''
     const time = timestamps && !continues ? `${record.at} ` : ''
     unfinished = record.partial ? record.stream : undefined
+    if (record.encoding !== undefined) return Buffer.concat([Buffer.from(lead + time), recordBytes(record)])
     return `${lead}${time}${record.text}${record.partial ? '' : '\n'}`
   }
 }

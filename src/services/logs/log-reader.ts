@@ -1,7 +1,10 @@
 import { BerthError } from '../../errors.ts'
 import type { LogRecord, LogStream } from '../../schemas/log.ts'
+import { BlockPool } from './block-pool.ts'
 import { parseCursor } from './log-cursor.ts'
-import { LogReading } from './log-reading.ts'
+import { LogDirectory } from './log-directory.ts'
+import { LogReading, type ReadingPlaces } from './log-reading.ts'
+import { SharedBlocks } from './shared-blocks.ts'
 import { LogWatcher } from './log-watcher.ts'
 
 export const maxTailLines = 100_000
@@ -28,10 +31,12 @@ export interface LogReadOptions {
 
 /**
  * Reads logs, from any place and in constant memory. Each reading has its own place in the file: a slow one costs the
- * others nothing, and reading on from any record's cursor loses and repeats nothing.
+ * others nothing, and reading on from any record's cursor loses and repeats nothing. A follower that waits is little
+ * more than its place; those that are equally far share what is read and parsed.
  */
 export class LogReader {
-  readonly #watcher = new LogWatcher()
+  readonly #resources = { pool: new BlockPool(), blocks: new SharedBlocks() }
+  readonly #watcher = new LogWatcher(this.#resources)
 
   /** Number of directories with followers. */
   get watchedCount (): number {
@@ -43,14 +48,26 @@ export class LogReader {
     return flatten(this.readBatches(options))
   }
 
-  /** The same in arrays of what one block of the file held: several times faster where there is much to read. */
+  /**
+   * The same in arrays of what one block of the file held: several times faster where there is much to read. An array
+   * may be given to several readers, so nobody changes it; what is made of it may be kept by it.
+   */
   readBatches (options: LogReadOptions): AsyncIterable<LogRecord[]> {
-    const { cursor, tail } = options
+    const { cursor, from, tail } = options
     if (tail !== undefined && (!Number.isInteger(tail) || tail < 0 || tail > maxTailLines)) {
       throw new BerthError('invalid_argument', 'invalid_tail', `tail must be a whole number from 0 to ${maxTailLines}`)
     }
-    const position = cursor === undefined ? undefined : parseCursor(cursor)
-    return new LogReading(options, position, this.#watcher).batches()
+    return this.#batches(options, { asked: cursor === undefined ? undefined : parseCursor(cursor), from: parseCursor(from ?? '0:0') })
+  }
+
+  async * #batches (options: LogReadOptions, places: ReadingPlaces): AsyncGenerator<LogRecord[]> {
+    const subscription = options.follow ? this.#watcher.subscribe(options.dir) : undefined
+    const directory = subscription?.directory ?? new LogDirectory(options.dir, this.#resources, { keepsFiles: false })
+    try {
+      yield * new LogReading(options, places, directory, subscription).batches()
+    } finally {
+      await (subscription ?? directory).close()
+    }
   }
 
   /** Makes the followers of a directory look again: something other than its files has changed. */

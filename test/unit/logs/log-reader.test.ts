@@ -129,10 +129,13 @@ test('a line of 10 MB arrives as its partial records', async t => {
   assert.equal((await read({ tail: 1 })).length, count + 1)
 })
 
-test('bytes that are not UTF-8 become U+FFFD', async t => {
+test('bytes that are not UTF-8 are base64, line by line', async t => {
   const { write, read } = await build(t)
-  await write(Buffer.concat([Buffer.from(line('a').slice(0, -1)), Buffer.from([0xff, 0xfe, 0x0a])]))
-  assert.deepEqual(brief(await read()), ['o:a��'])
+  const bytes = Buffer.from([0x61, 0xff, 0xfe])
+  await write(Buffer.concat([Buffer.from(line('é') + line('').slice(0, -1)), bytes, Buffer.from('\n' + line('è'))]))
+  const records = await read()
+  assert.deepEqual(brief(records), ['o:é', `o:${bytes.toString('base64')}`, 'o:è'])
+  assert.deepEqual(records.map(record => record.type === 'line' && record.encoding), [undefined, 'base64', undefined])
 })
 
 test('a character split between partial lines stays whole, whatever cursor is resumed from', async t => {
@@ -272,8 +275,14 @@ function randomLine (random: (limit: number) => number): Buffer {
 }
 
 /** The definition of tail: walk back to where the (n+1)-th last line ends; the rest is the tail. */
-function naiveTail (records: LogRecord[], count: number): LogRecord[] {
+function naiveTail (all: LogRecord[], count: number): LogRecord[] {
   if (count === 0) return []
+  // What is given out at the end because nothing completes it is no line of its own.
+  const lines = all.findLastIndex(record => !record.cursor.endsWith(':-')) + 1
+  return [...naiveTailOfLines(all.slice(0, lines), count), ...all.slice(lines)]
+}
+
+function naiveTailOfLines (records: LogRecord[], count: number): LogRecord[] {
   const seen = new Set<string>()
   let left = count
   for (let at = records.length - 1; at >= 0; at--) {
