@@ -66,6 +66,24 @@ test('a WebSocket with a subprotocol carries text and bytes both ways, and close
   await until(() => sockets.size === 0 && rig.forwarder.open.count() === 0)
 })
 
+test('previews and the API\'s own sockets share a door, and a preview\'s host name is all its own', async t => {
+  const rig = await buildPreviewRig(t)
+  const { port, seen } = await serveEcho(rig)
+  const path = `/v1/sandboxes/${rig.sandbox.id}/logs/ws`
+  const preview = connect(`ws://127.0.0.1:${rig.port}${rig.pathTo(port, '/live')}`, rig.asSandbox)
+  await once(preview, 'open')
+  const api = connect(`ws://127.0.0.1:${rig.port}${path}`, rig.asSandbox, ['berth.v1'])
+  const messages: string[] = []
+  api.addEventListener('message', ({ data }) => messages.push(JSON.parse(String(data)).type))
+  const [{ code }] = await once(api, 'close') as [CloseEvent]
+  assert.deepEqual([code, ...messages], [1000, 'output', 'gap', 'end'])
+  const named = await openRaw(rig, path, { ...rig.asSandbox, host: rig.hostOf(port) })
+  assert.deepEqual(seen.map(({ url }) => url), ['/live', path])
+  named.destroy()
+  preview.close()
+  await once(preview, 'close')
+})
+
 test('a WebSocket comes in by ticket, once, and by host name', async t => {
   const rig = await buildPreviewRig(t)
   const { port, seen } = await serveEcho(rig)
