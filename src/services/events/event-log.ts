@@ -7,6 +7,7 @@ export interface NewEvent {
   type: EventType
   sandboxId?: string | undefined
   execId?: string | undefined
+  taskId?: string | undefined
   data?: Record<string, unknown>
 }
 
@@ -14,7 +15,15 @@ export interface EventFilter {
   /** Only events later than the one with this seq; all that are kept without it. */
   after?: number | undefined
   sandboxId?: string | undefined
+  taskId?: string | undefined
   types?: readonly EventType[] | undefined
+}
+
+/** An event that happened elsewhere, and has a number there. */
+export interface RelayedEvent extends Omit<NewEvent, 'execId'> {
+  originSeq: number
+  /** When it happened; ISO 8601. */
+  at: string
 }
 
 export interface EventLogOptions {
@@ -28,7 +37,7 @@ export interface EventLogOptions {
   now?: () => number
 }
 
-type Row = { seq: number, at: string, type: EventType, sandbox_id: string | null, exec_id: string | null, data: string }
+type Row = { seq: number, at: string, type: EventType, sandbox_id: string | null, exec_id: string | null, task_id: string | null, data: string }
 
 const dayMs = 24 * 3600 * 1000
 const followBatch = 500
@@ -51,7 +60,7 @@ export class EventLog {
     this.#maxEvents = options.maxEvents ?? 100_000
     this.#maxAgeMs = options.maxAgeMs ?? 7 * dayMs
     this.#now = options.now ?? Date.now
-    this.#insert = this.#db.prepare('INSERT INTO events (at, type, sandbox_id, exec_id, data) VALUES (?, ?, ?, ?, ?)')
+    this.#insert = this.#db.prepare('INSERT INTO events (at, type, sandbox_id, exec_id, task_id, data) VALUES (?, ?, ?, ?, ?, ?)')
     this.#last = this.#db.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
   }
 
@@ -64,7 +73,7 @@ export class EventLog {
   append (event: NewEvent): Event {
     const at = new Date(this.#now()).toISOString()
     const data = event.data ?? {}
-    const { lastInsertRowid } = this.#insert.run(at, event.type, event.sandboxId ?? null, event.execId ?? null, JSON.stringify(data))
+    const { lastInsertRowid } = this.#insert.run(at, event.type, event.sandboxId ?? null, event.execId ?? null, event.taskId ?? null, JSON.stringify(data))
     this.#changed.notify()
     return {
       seq: Number(lastInsertRowid),
@@ -72,8 +81,39 @@ export class EventLog {
       type: event.type,
       ...event.sandboxId !== undefined && { sandboxId: event.sandboxId },
       ...event.execId !== undefined && { execId: event.execId },
+      ...event.taskId !== undefined && { taskId: event.taskId },
       data,
     }
+  }
+
+  /** How far events of this origin have been taken over: 0 where none were, or this log was begun anew. */
+  relayed (origin: string): number {
+    return Number(this.#prepare('SELECT seq FROM relays WHERE origin = ?').get(origin)?.seq ?? 0)
+  }
+
+  /**
+   * Takes events over, all or none, but those that it has taken over already. In the order of their numbers.
+   * `isDurable`: they and all before them are on the disk when it returns. Throws what SQLite throws.
+   */
+  relay (origin: string, events: readonly RelayedEvent[], { isDurable = false } = {}): void {
+    if (isDurable) this.#db.exec('PRAGMA synchronous = FULL')
+    try {
+      this.#db.exec('BEGIN IMMEDIATE')
+      let last = this.relayed(origin)
+      for (const { originSeq, at, type, sandboxId, taskId, data = {} } of events) {
+        if (originSeq <= last) continue
+        this.#insert.run(at, type, sandboxId ?? null, null, taskId ?? null, JSON.stringify(data))
+        last = originSeq
+      }
+      this.#prepare('INSERT OR REPLACE INTO relays (origin, seq) VALUES (?, ?)').run(origin, last)
+      this.#db.exec('COMMIT')
+    } catch (error) {
+      if (this.#db.isTransaction) this.#db.exec('ROLLBACK')
+      throw error
+    } finally {
+      if (isDurable) this.#db.exec('PRAGMA synchronous = NORMAL')
+    }
+    if (events.length > 0) this.#changed.notify()
   }
 
   /** The oldest matching events, at most `limit`. */
@@ -83,6 +123,10 @@ export class EventLog {
     if (filter.sandboxId !== undefined) {
       where.push('sandbox_id = ?')
       values.push(filter.sandboxId)
+    }
+    if (filter.taskId !== undefined) {
+      where.push('task_id = ?')
+      values.push(filter.taskId)
     }
     if (filter.types) {
       where.push(`type IN (${filter.types.map(() => '?').join(', ')})`)
@@ -146,6 +190,7 @@ function toEvent (row: Row): Event {
     type: row.type,
     ...row.sandbox_id !== null && { sandboxId: row.sandbox_id },
     ...row.exec_id !== null && { execId: row.exec_id },
+    ...row.task_id !== null && { taskId: row.task_id },
     data: JSON.parse(row.data) as Record<string, unknown>,
   }
 }
