@@ -71,25 +71,22 @@ export class S2StreamWriter {
     return this.#confirmed
   }
 
-  /** Gives what is under way a second, then ends it. Never throws, never hangs. */
+  /** Takes nothing more, gives what is in flight a second, then ends it. Never throws, never hangs. */
   async close (): Promise<void> {
-    clearTimeout(this.#idleTimer)
-    const session = this.#session
-    await session?.close()
-    this.#ending.abort(new Error('the output is being closed'))
+    this.#ending.abort(new Error('the output is closed'))
     await this.#turn
-    // A write that was waiting for its turn may have opened another.
-    if (this.#session !== session) await this.#session?.close()
+    clearTimeout(this.#idleTimer)
+    await this.#session?.close()
   }
 
   /** In an object, so that waiting for the submission is not waiting for the acknowledgement. */
   async #submit (records: readonly S2Record[]): Promise<{ acked: Promise<unknown> }> {
     const first = records[0]
     if (first === undefined) return { acked: this.#lastAck }
+    this.#ending.signal.throwIfAborted()
     if (this.#restartSeq !== undefined && first.seq > this.#restartSeq) throw new Error('S2 did not take a batch before this one')
     const runs = packRecords(records)
     try {
-      this.#ending.signal.throwIfAborted()
       if (this.#next === undefined) {
         this.#next = this.#confirmed = await this.#find()
         this.#lastAck = Promise.resolve()
@@ -139,6 +136,7 @@ export class S2StreamWriter {
 
   /** A thousand quiet tasks hold no thousand sessions. What is known of the stream is kept. */
   #rest (): void {
+    if (this.#ending.signal.aborted) return
     this.#idleTimer = setTimeout(() => {
       const session = this.#session
       this.#session = undefined

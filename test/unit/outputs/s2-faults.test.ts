@@ -164,11 +164,15 @@ test('S2 that takes connections and never answers costs time and nothing else', 
 test('a connection that has gone silent is given up for a new one', async t => {
   const rig = await S2Rig.start(t)
   const [sink, other] = [await rig.open({ requestTimeoutMs: 100 }), await rig.open({ taskId: 'tsk_def', requestTimeoutMs: 100 })]
-  await Promise.all([ship(sink, entriesOf(10)), ship(other, entriesOf(10))])
+  // One that has nothing to say keeps its session on that connection meanwhile.
+  const quiet = await rig.open({ taskId: 'tsk_ghi' })
+  await Promise.all([ship(sink, entriesOf(10)), ship(other, entriesOf(10)), quiet.write(entriesOf(1))])
   rig.server.front.silenceOpen()
   await Promise.all([ship(sink, entriesOf(10, 10)), ship(other, entriesOf(10, 10))])
   rig.assertLogs(20)
   rig.assertLogs(20, 'task.tsk_def.logs')
+  await ship(quiet, entriesOf(5, 1))
+  rig.assertLogs(6, 'task.tsk_ghi.logs')
 })
 
 test('S2 that goes silent does not keep a sink from closing', async t => {
