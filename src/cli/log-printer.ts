@@ -1,5 +1,5 @@
 import type { LogRecord, LogStream } from '../schemas/log.ts'
-import type { Output } from './output.ts'
+import type { Output } from './command-output.ts'
 
 export interface LogPrinterOptions {
   output: Output
@@ -26,7 +26,10 @@ export class LogPrinter {
     if (record.type === 'gap') return this.#output.note(record.message)
     const stamp = this.#timestamps && !this.#isMidLine[record.stream] ? `${record.at} ` : ''
     this.#isMidLine[record.stream] = record.partial
-    const text = stamp + record.text + (record.partial ? '' : '\n')
-    await (record.stream === 'stdout' ? this.#output.out(text) : this.#output.err(text))
+    const lineEnd = record.partial ? '' : '\n'
+    const chunk = record.encoding === undefined
+      ? stamp + record.text + lineEnd
+      : Buffer.concat([Buffer.from(stamp), Buffer.from(record.text, 'base64'), Buffer.from(lineEnd)])
+    await (record.stream === 'stdout' ? this.#output.out(chunk) : this.#output.err(chunk))
   }
 }

@@ -4,7 +4,7 @@ import type { DecisionGap, ListeningPorts, Network, NetworkDecision, NetworkStat
 import { InterruptedError, watchInterrupts } from './interrupts.ts'
 import { addNetworkOptions, toNetworkRequest, type NetworkFlags } from './network-options.ts'
 import { decisionHeading, formatDecision, formatNetwork, formatPorts } from './network-text.ts'
-import { resolveSandboxId } from './sandbox-finder.ts'
+import { resolveSandboxId } from './target-finder.ts'
 import { followRecords, pastRecords } from './seq-follower.ts'
 import type { Shell } from './shell.ts'
 import { parseCount } from './units.ts'

@@ -10,10 +10,11 @@ import { addLifecycleCommands } from './lifecycle-commands.ts'
 import { addListCommands } from './list-commands.ts'
 import { addLogCommands } from './log-commands.ts'
 import { addNetworkCommands } from './network-commands.ts'
-import { BrokenPipeError, Output } from './output.ts'
+import { BrokenPipeError, Output } from './command-output.ts'
 import { addRunCommands } from './run-command.ts'
 import { ownErrorCode } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
+import { addTaskCommands } from './task-commands.ts'
 import { addTokenCommands } from './token-commands.ts'
 
 // 128 + SIGPIPE: what a program has that writes on into a pipe nobody reads.
@@ -73,6 +74,7 @@ export function buildProgram (context: CliContext, parts: { output?: Output, out
   addNetworkCommands(program, shell, act)
   addLifecycleCommands(program, shell, act)
   addTokenCommands(program, shell, act)
+  addTaskCommands(program.commandsGroup('Tasks:'), shell, act)
   addImageCommands(program.commandsGroup('Images:'), shell, act)
   addServeCommand(program.commandsGroup('Host:'), context, act)
   addHostCommands(program, shell, act)

@@ -1,4 +1,4 @@
-import type { Output } from './output.ts'
+import type { Output } from './command-output.ts'
 import { describeMs } from './units.ts'
 
 /** auto: on a terminal as it goes, in a pipe only what takes long. plain: one line for each step. */

@@ -1,5 +1,5 @@
 import type { PullProgress } from '../schemas/image.ts'
-import type { Output } from './output.ts'
+import type { Output } from './command-output.ts'
 import type { ProgressMode } from './progress.ts'
 import { shorten } from './table.ts'
 import { describeMs, describeSize } from './units.ts'

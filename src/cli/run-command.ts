@@ -7,12 +7,14 @@ import { InterruptedError, watchInterrupts } from './interrupts.ts'
 import { followLog } from './log-follower.ts'
 import { LogPrinter } from './log-printer.ts'
 import { describePublished } from './network-text.ts'
-import { BrokenPipeError } from './output.ts'
+import { BrokenPipeError } from './command-output.ts'
 import { Progress } from './progress.ts'
 import { pullBeforehand } from './pull-watch.ts'
 import { addSandboxOptions, progressMode, splitOperands, toSandboxCreate, type SandboxFlags } from './sandbox-options.ts'
-import { describeEnd, describeTimings, exitCodeOf, isEnded, ownErrorCode } from './sandbox-text.ts'
+import { describeEnd, describeTimings, exitCodeOf, isEnded } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
+import { toTaskCreate } from './task-options.ts'
+import { TaskSession } from './task-session.ts'
 
 interface RunFlags extends SandboxFlags {
   rm?: boolean
@@ -26,11 +28,11 @@ const usageLine = '[options] IMAGE [COMMAND...]'
 
 export function addRunCommands (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
   const run = program.command('run').summary('create a sandbox, run a command in it, and end with its exit code')
-    .description('Creates a sandbox, runs the command in it and ends with its exit code. Without a command it runs the program of the image; where that has none, the sandbox idles, ready for berth exec, and its id is printed.')
+    .description('Creates a sandbox, runs the command in it and ends with its exit code. Without a command it runs the program of the image; where that has none, the sandbox idles, ready for berth exec, and its id is printed. With -d it is a task: see berth task.')
     .argument('[IMAGE]', 'like python:3.12, ghcr.io/acme/agent@sha256:…, berth/base or oci:<layout>[:tag]; or --image').argument('[COMMAND...]', 'program and arguments')
     .usage(usageLine)
     .option('--rm', 'delete the sandbox when the command has ended')
-    .option('-d, --detach', 'print the id and leave it running')
+    .option('-d, --detach', 'queue it as a task, and print its id when it runs; its sandbox is deleted at its end')
     .option('-i, --interactive', 'not for run: berth exec -i passes standard input')
     .option('-t, --tty', 'not for run: terminals are not there yet')
   addSandboxOptions(run).passThroughOptions()
@@ -45,22 +47,20 @@ export function addRunCommands (program: Command, shell: Shell, act: (work: Prom
   addSandboxOptions(create).passThroughOptions()
     .action((image: string | undefined, rest: string[], flags: SandboxFlags) => {
       const { argv, ...named } = splitOperands(create, image === undefined ? [] : [image, ...rest], flags)
-      return act(createSandbox(shell, named.image, argv, flags, false))
+      return act(createSandbox(shell, named.image, argv, flags))
     })
 }
 
-/** Creates a sandbox and prints it; for `create`, `run -d` and a sandbox that idles. */
-async function createSandbox (shell: Shell, image: string, argv: string[], flags: SandboxFlags, start: boolean): Promise<number> {
-  const body = { ...toSandboxCreate(image, argv, flags, shell.context.env), start }
+/** Creates a sandbox without starting it, and prints its id. */
+async function createSandbox (shell: Shell, image: string, argv: string[], flags: SandboxFlags): Promise<number> {
+  const body = { ...toSandboxCreate(image, argv, flags, shell.context.env), start: false }
   const progress = new Progress(shell.output, progressMode(flags))
   await pullBeforehand(shell, image, flags, { mode: progressMode(flags), signal: new AbortController().signal })
   const sandbox = await progress.during(`creating a sandbox of ${image}`, () => shell.client().request<Sandbox>('POST', '/v1/sandboxes', { body }))
-  await progress.say(`${start ? 'started' : 'created'} in ${describeTimings(sandbox)}`)
+  await progress.say(`created in ${describeTimings(sandbox)}`)
   await sayPublished(progress, sandbox)
   await (flags.json ? shell.output.json(sandbox) : shell.output.line(sandbox.id))
-  if (sandbox.status !== 'failed') return 0
-  await shell.output.note(describeEnd(sandbox) ?? 'the sandbox could not be started')
-  return ownErrorCode
+  return 0
 }
 
 /** The host may have chosen its ports itself. */
@@ -70,10 +70,10 @@ async function sayPublished (progress: Progress, { network }: Sandbox): Promise<
 
 function runSandbox (shell: Shell, image: string, argv: string[], flags: RunFlags): Promise<number> {
   if (flags.tty) throw usage('-t: terminals are not there yet; run without it, or look around with: berth exec')
-  if (flags.interactive) throw usage('-i: run passes no standard input; start the sandbox with -d and use: berth exec -i')
+  if (flags.interactive) throw usage('-i: run passes no standard input; start it with -d and use: berth exec -i')
   if (!flags.detach) return new AttachedRun(shell, flags).run(image, argv)
-  if (flags.rm) throw usage('--rm: works while berth waits for a command; remove a sandbox that is left running with: berth rm -f')
-  return createSandbox(shell, image, argv, flags, true)
+  // --rm says what a task does anyway.
+  return new TaskSession(shell, flags).detach(toTaskCreate(image, argv, flags, shell.context.env))
 }
 
 /** One `berth run` that stays: follows the log from its first byte, passes interrupts on, takes the exit code home. */

@@ -53,7 +53,7 @@ export function addSandboxOptions (command: Command): Command {
 /** The request that the flags stand for; what is absent is left to the daemon. */
 export function toSandboxCreate (image: string, argv: string[], flags: SandboxFlags, own: Readonly<Record<string, string | undefined>>): SandboxCreate {
   const resources = definedOnly({
-    cpuMillis: maybe(flags.cpus, parseCpus),
+    cpuMillis: maybe(flags.cpus, text => parseCpus(text, '--cpus')),
     memoryBytes: maybe(flags.memory, text => parseSize(text, '--memory')),
     pids: maybe(flags.pidsLimit, text => parseCount(text, '--pids-limit')),
     diskBytes: maybe(flags.disk, text => parseSize(text, '--disk')),
@@ -90,10 +90,10 @@ export function progressMode (flags: { progress?: ProgressMode, quiet?: boolean 
   return flags.quiet ? 'none' : flags.progress ?? 'auto'
 }
 
-function maybe<T> (text: string | undefined, parse: (text: string) => T): T | undefined {
+export function maybe<T> (text: string | undefined, parse: (text: string) => T): T | undefined {
   return text === undefined ? undefined : parse(text)
 }
 
-function definedOnly<T extends object> (value: T): T {
+export function definedOnly<T extends object> (value: T): T {
   return Object.fromEntries(Object.entries(value).filter(([, one]) => one !== undefined)) as T
 }

@@ -1,16 +1,16 @@
 import type { Sandbox, SandboxEnd } from '../schemas/sandbox.ts'
+import type { TaskEnd } from '../schemas/task.ts'
 import { describeMs, describeSize, describeSpan } from './units.ts'
 
 /** Exit code for what berth itself could not do, as docker has it. */
 export const ownErrorCode = 125
 
 // Codes a shell user knows: SIGKILL for memory, timeout(1) for time, whatever the program made of its signal.
-const fixedCodes: Partial<Record<SandboxEnd['reason'], number>> = { out_of_memory: 137, timed_out: 124 }
-const codeOfReason: Partial<Record<SandboxEnd['reason'], number>> = { requested: 0, idle: 0 }
+const fixedCodes: Partial<Record<TaskEnd['reason'], number>> = { out_of_memory: 137, timed_out: 124 }
+const codeOfReason: Partial<Record<TaskEnd['reason'], number>> = { requested: 0, idle: 0 }
 
-/** What `berth run` and `berth wait` make of how a sandbox ended. */
-export function exitCodeOf (sandbox: Sandbox): number {
-  const { end } = sandbox
+/** What `berth run` and `berth wait` make of how a sandbox, or the last attempt of a task, ended. */
+export function exitCodeOf ({ end }: { end?: Pick<SandboxEnd | TaskEnd, 'reason' | 'exitCode'> | undefined }): number {
   if (!end) return ownErrorCode
   return fixedCodes[end.reason] ?? end.exitCode ?? codeOfReason[end.reason] ?? ownErrorCode
 }
@@ -50,9 +50,9 @@ export function describeStatus (sandbox: Sandbox, now = Date.now()): string {
 }
 
 /** `238 ms: image 2 ms, rootfs 5 ms`: what set-up took, and on what. */
-export function describeTimings (sandbox: Sandbox): string {
-  const total = sandbox.timings.reduce((sum, { durationMs }) => sum + durationMs, 0)
-  const steps = sandbox.timings.map(({ step, durationMs }) => `${step} ${describeMs(durationMs)}`)
+export function describeTimings ({ timings }: Pick<Sandbox, 'timings'>): string {
+  const total = timings.reduce((sum, { durationMs }) => sum + durationMs, 0)
+  const steps = timings.map(({ step, durationMs }) => `${step} ${describeMs(durationMs)}`)
   return steps.length === 0 ? describeMs(total) : `${describeMs(total)} (${steps.join(', ')})`
 }
 

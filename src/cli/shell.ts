@@ -1,6 +1,6 @@
 import type { BerthClient } from './client.ts'
 import type { CliContext } from './cli-context.ts'
-import type { Output } from './output.ts'
+import type { Output } from './command-output.ts'
 
 /** What every command works with. */
 export interface Shell {

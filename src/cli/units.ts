@@ -37,8 +37,8 @@ export function parseCount (text: string, option: string): number {
 }
 
 /** Thousandths of a core of `--cpus 1.5`. */
-export function parseCpus (text: string): number {
-  if (!/^(\d+(\.\d+)?|\.\d+)$/.test(text)) throw invalid(`--cpus: '${text}' is not a number of cores; write it like 0.5 or 2`)
+export function parseCpus (text: string, option: string): number {
+  if (!/^(\d+(\.\d+)?|\.\d+)$/.test(text)) throw invalid(`${option}: '${text}' is not a number of cores; write it like 0.5 or 2`)
   return Math.round(Number(text) * 1000)
 }
 

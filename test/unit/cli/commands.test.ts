@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { Writable } from 'node:stream'
 import { test } from 'node:test'
-import { closingPipe, ended, execId, id, line, otherId, refuse, run, sandbox, start, startFakeDaemon } from './fake-daemon.ts'
+import { closingPipe, ended, execId, id, line, otherId, refuse, run, sandbox, start, startFakeDaemon, taskId } from './fake-daemon.ts'
 
 const execs = `POST /v1/sandboxes/${id}/execs`
 const logs = `GET /v1/sandboxes/${id}/logs`
@@ -11,12 +11,12 @@ const events = (...list: object[]) => list.map(event => JSON.stringify(event) + 
 test('ps shows what has not ended as a table, ids or JSON', async t => {
   const other = sandbox({ ...ended(3), id: otherId, entrypoint: undefined, labels: { team: 'blue', b: '' } })
   const fake = await startFakeDaemon(t, {
-    'GET /v1/sandboxes': call => call.query.get('cursor') === 'p2' ? { items: [other] } : { items: [sandbox()], nextCursor: 'p2' },
+    'GET /v1/sandboxes': call => call.query.get('cursor') === 'p2' ? { items: [other] } : { items: [sandbox({ taskId })], nextCursor: 'p2' },
   })
   const table = (await run(fake, ['ps', '-a'])).stdout.split('\n')
-  assert.match(table[0]!, /^SANDBOX ID +IMAGE +COMMAND +CREATED +STATUS +LABELS$/)
-  assert.match(table[1]!, new RegExp(`^${id} +berth/base +"echo hello" +5 minutes ago +Up 5 minutes$`))
-  assert.match(table[2]!, new RegExp(`^${otherId} +berth/base +- +5 minutes ago +Exited \\(3\\) less than a second ago +team=blue,b$`))
+  assert.match(table[0]!, /^SANDBOX ID +IMAGE +COMMAND +CREATED +STATUS +TASK +LABELS$/)
+  assert.match(table[1]!, new RegExp(`^${id} +berth/base +"echo hello" +5 minutes ago +Up 5 minutes +${taskId}$`))
+  assert.match(table[2]!, new RegExp(`^${otherId} +berth/base +- +5 minutes ago +Exited \\(3\\) less than a second ago +- +team=blue,b$`))
   assert.equal((await run(fake, ['ps', '-q'])).stdout, `${id}\n`)
   assert.equal((await run(fake, ['ps', '-aq'])).stdout, `${id}\n${otherId}\n`)
   assert.deepEqual(JSON.parse((await run(fake, ['ps', '--json'])).stdout).map((one: { id: string }) => one.id), [id])
@@ -35,12 +35,13 @@ test('control characters of a command line do not reach the terminal', async t =
 test('an id may be a unique beginning, with or without sbx_', async t => {
   const fake = await startFakeDaemon(t, {
     'GET /v1/sandboxes': () => ({ items: [sandbox(), sandbox({ id: otherId })] }),
+    'GET /v1/tasks': () => ({ items: [] }),
     [`GET /v1/sandboxes/${id}`]: () => sandbox(),
   })
   for (const text of ['4k2m9', 'sbx_4k2m9', id]) assert.equal(JSON.parse((await run(fake, ['inspect', text])).stdout)[0].id, id)
   assert.match((await run(fake, ['inspect', '4k2m'])).stderr, new RegExp(`'4k2m' stands for ${id}, ${otherId}; give more`))
-  assert.match((await run(fake, ['inspect', '9'])).stderr, /no sandbox has the id '9'/)
-  assert.match((await run(fake, ['inspect', '../x'])).stderr, /is not a sandbox id/)
+  assert.match((await run(fake, ['inspect', '9'])).stderr, /no sandbox or task has the id '9'/)
+  assert.match((await run(fake, ['inspect', '../x'])).stderr, /is not a sandbox or a task id/)
   assert.equal((await run(fake, ['inspect', ''])).exitCode, 125)
 })
 

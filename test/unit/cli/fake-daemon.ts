@@ -10,6 +10,8 @@ import type { TestContext } from 'node:test'
 import type { CliContext } from '../../../src/cli/cli-context.ts'
 import { runCli } from '../../../src/cli/program.ts'
 import type { Sandbox } from '../../../src/schemas/sandbox.ts'
+import type { Task } from '../../../src/schemas/task.ts'
+import { makeTask } from '../routes/fake-tasks.ts'
 
 export interface Call {
   method: string
@@ -36,6 +38,7 @@ export interface FakeDaemon {
 
 export const id = 'sbx_4k2m9tq7t1c8v3h5npaa'
 export const otherId = 'sbx_4k2m0tq7t1c8v3h5npbb'
+export const taskId = 'tsk_7x2m9tq7t1c8v3h5npcc'
 export const execId = 'exe_8v3nq0c5b7m1k2i9tdaa'
 
 /** A running sandbox, with what the test wants otherwise. */
@@ -63,6 +66,28 @@ export function sandbox (other: Partial<Sandbox> = {}): Sandbox {
 
 export function ended (exitCode: number, other: Partial<NonNullable<Sandbox['end']>> = {}): Sandbox {
   return sandbox({ status: 'stopped', end: { reason: 'exited', at: new Date().toISOString(), exitCode, ...other } })
+}
+
+/** A task whose first attempt runs, with what the test wants otherwise. */
+export function task (other: Partial<Task> = {}): Task {
+  const startedAt = new Date(Date.now() - 300_000).toISOString()
+  const timings = [{ step: 'rootfs', durationMs: 5 }, { step: 'container', durationMs: 200 }]
+  return makeTask({}, {
+    id: taskId,
+    status: 'running',
+    entrypoint: ['echo', 'hello'],
+    attempts: [{ number: 1, status: 'running', sandboxId: id, logCursor: '0:0', claimedAt: startedAt, startedAt, timings }],
+    sandboxId: id,
+    createdAt: startedAt,
+    startedAt,
+    ...other,
+  })
+}
+
+export function endedTask (exitCode: number, other: Partial<Task> = {}): Task {
+  const at = new Date().toISOString()
+  const { sandboxId: _, ...rest } = task({ status: exitCode === 0 ? 'complete' : 'failed', endedAt: at, end: { reason: 'exited', at, exitCode }, ...other })
+  return rest
 }
 
 export function line (n: number, text: string, other: object = {}): string {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { PassThrough, Writable } from 'node:stream'
 import { test } from 'node:test'
 import type { Image, PullProgress } from '../../../src/schemas/image.ts'
-import { id, refuse, run, sandbox, start, startFakeDaemon } from './fake-daemon.ts'
+import { id, refuse, run, sandbox, start, startFakeDaemon, task, taskId } from './fake-daemon.ts'
 
 const MiB = 1024 ** 2
 const reference = '127.0.0.1:5000/python'
@@ -255,19 +255,19 @@ test('prune asks on a terminal, and wants --yes elsewhere', async t => {
   assert.match((await run(fake, ['prune', '-y', '--keep', 'all'])).stderr, /--keep: 'all' is not a size/)
 })
 
-test('run and create take the image as a flag, so that every operand is the command', async t => {
-  const fake = await startFakeDaemon(t, { 'POST /v1/sandboxes': () => sandbox() })
+test('task run and create take the image as a flag, so that every operand is the command', async t => {
+  const fake = await startFakeDaemon(t, { 'POST /v1/sandboxes': () => sandbox(), 'POST /v1/tasks': () => task() })
   for (const [argv, body] of [
-    [['run', '-d', '--image', reference, '--', 'python3', '-c', 'print(1)'], { image: reference, entrypoint: ['python3', '-c', 'print(1)'] }],
-    [['run', '-d', '--image', reference, 'python3', '-c', 'print(1)'], { image: reference, entrypoint: ['python3', '-c', 'print(1)'] }],
-    [['run', '-d', '--image', reference, '--', '-x', '--json'], { image: reference, entrypoint: ['-x', '--json'] }],
-    [['run', '-d', `--image=${reference}`], { image: reference }],
-    [['run', '-d', '--pull', 'always', reference, 'ls', '--image', 'x'], { image: reference, entrypoint: ['ls', '--image', 'x'], imagePull: 'always' }],
+    [['task', 'run', '--image', reference, '--', 'python3', '-c', 'print(1)'], { image: reference, entrypoint: ['python3', '-c', 'print(1)'] }],
+    [['task', 'run', '--image', reference, 'python3', '-c', 'print(1)'], { image: reference, entrypoint: ['python3', '-c', 'print(1)'] }],
+    [['task', 'run', '--image', reference, '--', '-x', '--json'], { image: reference, entrypoint: ['-x', '--json'] }],
+    [['task', 'run', `--image=${reference}`], { image: reference }],
+    [['task', 'run', '--pull', 'always', reference, 'ls', '--image', 'x'], { image: reference, entrypoint: ['ls', '--image', 'x'], imagePull: 'always' }],
     [['create', '--image', reference, '--pull=never', '--', 'ls', '-l'], { image: reference, entrypoint: ['ls', '-l'], imagePull: 'never', start: false }],
   ] as Array<[string[], object]>) {
     const ran = await run(fake, argv)
     assert.deepEqual([ran.exitCode, ran.stderr], [0, ''])
-    assert.deepEqual(fake.calls.at(-1)?.body, argv[0] === 'create' ? body : { ...body, start: true })
+    assert.deepEqual(fake.calls.at(-1)?.body, body)
   }
   for (const command of ['run', 'create']) assert.match((await run(fake, [command])).stderr, new RegExp(`missing required argument 'IMAGE'\nSee: berth ${command} --help`))
   assert.match((await run(fake, ['run', '--pull', 'maybe', reference])).stderr, /'--pull <WHEN>' argument 'maybe' is invalid\. Allowed choices are missing, always, never/)
@@ -278,6 +278,8 @@ test('on a terminal run and create show the pull of an image that is not here, a
     'GET /v1/images': call => ({ items: call.query.get('reference') === 'here' ? [image('b')] : [] }),
     [pullRoute]: (_call, response) => { response.end(lines(progress('resolving'), done)) },
     'POST /v1/sandboxes': () => sandbox(),
+    'POST /v1/tasks': () => task(),
+    [`GET /v1/tasks/${taskId}/wait`]: () => task(),
   })
   const terminal = { isTty: { stdin: true, stdout: true, stderr: true } }
   for (const [argv, pulls] of [
@@ -287,12 +289,12 @@ test('on a terminal run and create show the pull of an image that is not here, a
   ] as Array<[string[], number]>) {
     fake.calls.length = 0
     const ran = await run(fake, argv, terminal)
-    assert.deepEqual([ran.exitCode, ran.stdout, fake.callsTo(pullRoute).length], [0, `${id}\n`, pulls], argv.join(' '))
-    assert.equal(fake.calls.at(-1)?.path, '/v1/sandboxes')
+    assert.deepEqual([ran.exitCode, ran.stdout, fake.callsTo(pullRoute).length], [0, `${argv[0] === 'run' ? taskId : id}\n`, pulls], argv.join(' '))
+    assert.equal(fake.calls.findLast(({ method }) => method === 'POST')?.path, argv[0] === 'run' ? '/v1/tasks' : '/v1/sandboxes')
   }
   fake.calls.length = 0
   await run(fake, ['run', '-d', 'python'])
-  assert.deepEqual(fake.calls.map(({ path }) => path), ['/v1/sandboxes'])
+  assert.deepEqual(fake.calls.map(({ path }) => path), ['/v1/tasks', `/v1/tasks/${taskId}/wait`])
 })
 
 test('the first Ctrl-C during the pull of a run leaves, and no sandbox is made', async t => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test, type TestContext } from 'node:test'
 import type { NetworkDecision } from '../../../src/schemas/network.ts'
-import { id, otherId, refuse, run, sandbox, start, startFakeDaemon } from './fake-daemon.ts'
+import { id, otherId, refuse, run, sandbox, start, startFakeDaemon, task, taskId } from './fake-daemon.ts'
 
 const create = 'POST /v1/sandboxes'
 const at = '2026-03-01T09:30:00.000Z'
@@ -53,15 +53,21 @@ for (const [flags, says] of [
   })
 }
 
-test('run takes the same flags', async t => {
-  const fake = await startFakeDaemon(t, { [create]: () => sandbox() })
-  assert.equal((await run(fake, ['run', '-d', '-p', '80', '--egress', 'internet', 'berth/base', 'serve', '-p', '9'])).exitCode, 0)
+test('task run takes the same flags', async t => {
+  const fake = await startFakeDaemon(t, { 'POST /v1/tasks': () => task() })
+  assert.equal((await run(fake, ['task', 'run', '-p', '80', '--egress', 'internet', 'berth/base', 'serve', '-p', '9'])).exitCode, 0)
   assert.deepEqual(fake.calls[0]!.body.network, { egress: 'internet', publish: [{ port: 80 }] })
   assert.deepEqual(fake.calls[0]!.body.entrypoint, ['serve', '-p', '9'])
 })
 
 test('a port that the host chose is told where something is told at all', async t => {
-  const fake = await startFakeDaemon(t, { [create]: () => sandbox({ network: { egress: 'none', publish: [{ port: 80, hostPort: 33000, protocol: 'tcp' }], gateway: false } }) })
+  const made = sandbox({ network: { egress: 'none', publish: [{ port: 80, hostPort: 33000, protocol: 'tcp' }], gateway: false } })
+  const fake = await startFakeDaemon(t, {
+    [create]: () => made,
+    [`GET /v1/sandboxes/${id}`]: () => made,
+    'POST /v1/tasks': () => task(),
+    [`GET /v1/tasks/${taskId}/wait`]: () => task({ network: { publish: [{ port: 80 }] } }),
+  })
   for (const command of [['run', '-d'], ['create']]) {
     assert.match((await run(fake, [...command, '-p', '80', '--progress=plain', 'berth/base', 'x'])).stderr, /^published: host port 33000 → 80\/tcp$/m)
     assert.equal((await run(fake, [...command, '-p', '80', '-q', 'berth/base', 'x'])).stderr, '')
@@ -76,7 +82,7 @@ test('a network is shown in words, or as JSON', async t => {
     bandwidth: { uploadBitsPerSecond: 10_000_000, downloadBitsPerSecond: 1_500_000_000 },
     traffic: { receivedBytes: 1536, sentBytes: 10 },
   }
-  const fake = await startFakeDaemon(t, { [`GET /v1/sandboxes/${id}/network`]: () => shown, 'GET /v1/sandboxes': () => ({ items: [sandbox()] }) })
+  const fake = await startFakeDaemon(t, { [`GET /v1/sandboxes/${id}/network`]: () => shown, 'GET /v1/sandboxes': () => ({ items: [sandbox()] }), 'GET /v1/tasks': () => ({ items: [] }) })
   assert.equal((await run(fake, ['network', '4k2m9'])).stdout, [
     'addresses   10.200.16.7, fd00:a1b2::1007',
     'egress      what is allowed, and nothing else',

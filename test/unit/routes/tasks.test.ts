@@ -152,7 +152,7 @@ interface Row {
   what: string
   method?: 'GET' | 'POST'
   url?: string
-  body?: unknown
+  body?: object
   status?: number
   code: string
   field?: string
