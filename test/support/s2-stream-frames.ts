@@ -21,22 +21,30 @@ export function terminalFrame (status: number, answer: unknown): Buffer {
 
 /** Cuts what arrives into the bodies of frames. */
 export class FrameReader {
-  #rest = Buffer.alloc(0)
+  #chunks: Buffer[] = []
+  #length = 0
 
   /** The bodies of the frames that are whole. @throws on a frame that no client may send. */
   push (chunk: Buffer): Buffer[] {
-    this.#rest = Buffer.concat([this.#rest, chunk])
+    this.#chunks.push(chunk)
+    this.#length += chunk.length
     const bodies: Buffer[] = []
-    while (this.#rest.length >= 4) {
-      const length = this.#rest.readUIntBE(0, 3)
-      if (length < 1 || length > maximumFrameBytes) throw new Error(`a frame of ${length} bytes`)
-      if (this.#rest.length < length + 3) break
-      const flags = this.#rest[3] ?? 0
-      const body = this.#rest.subarray(4, length + 3)
-      this.#rest = this.#rest.subarray(length + 3)
-      bodies.push(decompress(body, (flags & 0x60) >> 5))
+    for (let length = this.#frameBytes(); length !== undefined && this.#length >= length; length = this.#frameBytes()) {
+      const all = Buffer.concat(this.#chunks)
+      bodies.push(decompress(all.subarray(4, length), ((all[3] ?? 0) & 0x60) >> 5))
+      this.#chunks = [all.subarray(length)]
+      this.#length -= length
     }
     return bodies
+  }
+
+  /** Of the frame that comes next, with its length; undefined before that is there. */
+  #frameBytes (): number | undefined {
+    if (this.#length < 4) return undefined
+    if ((this.#chunks[0]?.length ?? 0) < 4) this.#chunks = [Buffer.concat(this.#chunks)]
+    const length = this.#chunks[0]?.readUIntBE(0, 3) ?? 0
+    if (length < 1 || length > maximumFrameBytes) throw new Error(`a frame of ${length} bytes`)
+    return length + 3
   }
 }
 

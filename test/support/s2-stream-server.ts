@@ -52,6 +52,8 @@ type Basin = Map<string, StoredStream>
 
 /** So long a half of a frame or a last acknowledgement has for its way before the connection is cut. */
 const cutDelayMs = 20
+/** What a client may send before it has to wait: the default of 64 KiB makes every batch wait. */
+const windowBytes = 4 * 1024 * 1024
 
 export class S2StreamServer {
   readonly faults: S2Faults = { ackDelayMs: 0, loseAcks: 0, dieAfterAcks: 0, halveAcks: 0, adviseReconnects: 0, mayCreate: true }
@@ -78,7 +80,8 @@ export class S2StreamServer {
       this.#serve(request, response).catch((error: unknown) => { response.destroy(error as Error) })
     }
     this.#http1 = createHttp1Server(serve)
-    this.#http2 = createHttp2Server(serve)
+    this.#http2 = createHttp2Server({ settings: { initialWindowSize: windowBytes } }, serve)
+    this.#http2.on('session', session => session.setLocalWindowSize(windowBytes))
     this.#http2.on('sessionError', () => undefined)
     this.front = new S2StreamFront({ http1: this.#http1, http2: this.#http2 })
   }
