@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import type { LogRecord } from '../schemas/log.ts'
+import type { LogEnd, LogRecord } from '../schemas/log.ts'
 import { isKind, throwIfError, type BerthClient, type Query } from './client.ts'
 import { ConnectionError } from './connection-error.ts'
 
@@ -19,7 +19,7 @@ export interface FollowOptions {
  * The records of a log until nothing more can come, each once.
  *
  * Whatever ends the stream, a broken connection or a daemon that stops, reading goes on behind the last record. The
- * end is certain only when a pass begun after the writer was seen to be over has come to its end.
+ * end is certain when the daemon says so, or when a pass begun after the writer was seen to be over has come to its end.
  */
 export async function * followLog (client: BerthClient, options: FollowOptions): AsyncGenerator<LogRecord> {
   let cursor: string | undefined
@@ -30,8 +30,10 @@ export async function * followLog (client: BerthClient, options: FollowOptions):
     const place = cursor === undefined ? {} : { cursor, tail: undefined }
     const query = { ...options.query, ...place, format: 'ndjson', follow: isOver ? undefined : true }
     try {
-      for await (const record of client.stream<LogRecord>('GET', options.path, { query, signal: options.signal })) {
-        cursor = throwIfError(record).cursor
+      for await (const record of client.stream<LogRecord | LogEnd>('GET', options.path, { query, signal: options.signal })) {
+        throwIfError(record)
+        if (record.type === 'end') return
+        cursor = record.cursor
         pauseMs = firstPauseMs
         yield record
       }

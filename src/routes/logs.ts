@@ -1,14 +1,15 @@
-/** Logs of sandboxes and of detached execs over REST. */
+/** Logs of sandboxes, of detached execs and of tasks over REST. */
 import { Type, type FastifyPluginAsyncTypebox, type Static } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { ref } from '../schemas/components.ts'
-import { LogRecord, LogStream, type LogStream as Stream } from '../schemas/log.ts'
+import { LogRecord, LogStream, type LogEnd, type LogStream as Stream } from '../schemas/log.ts'
+import { TaskId } from '../schemas/task.ts'
 import { ExecId, SandboxId, Words } from '../schemas/wire.ts'
 import { createTextFormatter, toNdjsonLine, toSseFrame } from '../services/logs/log-format.ts'
 import { maxTailLines } from '../services/logs/log-reader.ts'
 import type { LogSource } from '../services/logs/log-source.ts'
 import { errorResponses } from './http-errors.ts'
-import { chosenFormat, recordEncoder, sendStream, type StreamContext, type StreamEncoder, type StreamFormat } from './streaming.ts'
+import { chosenFormat, jsonLine, recordEncoder, sendStream, sseMessage, type StreamContext, type StreamEncoder, type StreamFormat } from './streaming.ts'
 
 export interface LogRead extends LogSource {
   cursor?: string
@@ -19,10 +20,12 @@ export interface LogRead extends LogSource {
 }
 
 export interface LogRouteOptions {
-  /** Both throw not_found. */
+  /** All throw not_found. */
   logSources: {
     sandboxLog: (sandboxId: string) => LogSource
     execLog: (sandboxId: string, execId: string) => LogSource
+    /** Of all its attempts, or of one. */
+    taskLog: (taskId: string, attempt?: number) => LogSource
   }
   logs: { readBatches: (options: LogRead) => AsyncIterable<LogRecord[]> }
   streams: StreamContext
@@ -40,13 +43,18 @@ const LogQuery = Type.Object({
 }, { additionalProperties: false })
 type LogQuery = Static<typeof LogQuery>
 
+const TaskLogQuery = Type.Object({
+  ...LogQuery.properties,
+  attempt: Type.Optional(Type.Integer({ minimum: 1, description: 'Only the output of this attempt' })),
+}, { additionalProperties: false })
+
 const response = {
   200: {
-    description: 'The log. text: stdout and stderr as they came; ndjson and sse: records with cursors',
+    description: 'The log. text: stdout and stderr, byte for byte as they came; ndjson and sse: records with cursors. Compressed with zstd or gzip where Accept-Encoding says so',
     content: {
       'text/plain': { schema: Type.String() },
-      'application/x-ndjson': { schema: ref(LogRecord) },
-      'text/event-stream': { schema: Type.String({ description: 'Messages whose id is the record\'s cursor and whose data is a LogRecord; an event `end` comes last, an event `error` when reading fails' }) },
+      'application/x-ndjson': { schema: ref(LogRecord, { description: 'With follow=true the last line is a LogEnd' }) },
+      'text/event-stream': { schema: Type.String({ description: 'Messages whose id is the record\'s cursor and whose data is a LogRecord; an event `end`, whose data is a LogEnd, comes last, an event `error` when reading fails' }) },
     },
   },
   ...errorResponses(404),
@@ -69,11 +77,21 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogRouteOptions> = async (app,
     },
   }, async (request, reply) => answer(request, reply, request.query, logSources.execLog(request.params.id, request.params.eid)))
 
+  app.get('/tasks/:id/logs', {
+    exposeHeadRoute: false,
+    schema: {
+      operationId: 'readTaskLog', summary: 'Read or follow the log of a task', tags, params: Type.Object({ id: TaskId }, { additionalProperties: false }), querystring: TaskLogQuery, response,
+    },
+  }, async (request, reply) => {
+    const { attempt, ...query } = request.query
+    return answer(request, reply, query, logSources.taskLog(request.params.id, attempt))
+  })
+
   async function answer (request: FastifyRequest, reply: FastifyReply, query: LogQuery, source: LogSource) {
     const chosen = chosenFormat(request, query.format)
     const format = chosen === 'sse' || chosen === 'ndjson' ? chosen : 'text'
     return sendStream<LogRecord[]>(reply, {
-      ...logEncoder(format, query.timestamps),
+      ...logEncoder(format, query, source),
       format,
       context: streams,
       open: signal => logs.readBatches({ ...source, ...startingPoint(request, query), follow: query.follow, stream: query.stream, signal }),
@@ -89,11 +107,31 @@ function startingPoint (request: FastifyRequest, query: LogQuery): { cursor?: st
 }
 
 /** Log records in the format asked for; a batch at a time, which is several times faster. */
-function logEncoder (format: StreamFormat, timestamps: boolean): StreamEncoder<LogRecord[]> {
+function logEncoder (format: StreamFormat, { timestamps, follow }: LogQuery, source: LogSource): StreamEncoder<LogRecord[]> {
   if (format === 'text') {
     const toText = createTextFormatter({ timestamps })
-    return { encode: batch => batch.map(toText).join(''), encodeError: error => `--- error: ${error.message} ---\n` }
+    return { encode: batch => joined(batch.map(toText)), encodeError: error => `--- error: ${error.message} ---\n` }
   }
-  const encodeOne = format === 'sse' ? toSseFrame : toNdjsonLine
-  return { ...recordEncoder<LogRecord[]>(format, () => ({ event: 'log' })), encode: batch => batch.map(encodeOne).join('') }
+  const end = (): LogEnd => ({ type: 'end', ...source.end?.() })
+  const usual = recordEncoder<LogRecord[]>(format, () => ({ event: 'log' }))
+  if (format === 'sse') return { ...usual, encode: encodeSse, encodeEnd: () => sseMessage({ event: 'end', data: end() }) }
+  return { ...usual, encode: encodeNdjson, ...(follow ? { encodeEnd: () => jsonLine(end()) } : {}) }
 }
+
+function joined (pieces: ReadonlyArray<string | Buffer>): string | Buffer {
+  if (pieces.every(piece => typeof piece === 'string')) return pieces.join('')
+  return Buffer.concat(pieces.map(piece => typeof piece === 'string' ? Buffer.from(piece) : piece))
+}
+
+/** Followers that are equally far get the same array: it is encoded for the first of them. */
+function encodedOnce (toText: (record: LogRecord) => string): (batch: LogRecord[]) => Buffer {
+  const known = new WeakMap<LogRecord[], Buffer>()
+  return batch => {
+    const encoded = known.get(batch) ?? Buffer.from(batch.map(toText).join(''))
+    known.set(batch, encoded)
+    return encoded
+  }
+}
+
+const encodeNdjson = encodedOnce(toNdjsonLine)
+const encodeSse = encodedOnce(toSseFrame)

@@ -1,17 +1,18 @@
 /** Answers that go on while something happens: SSE, NDJSON and text, with back-pressure and an end for every case. */
-import { Readable } from 'node:stream'
+import { Readable, pipeline } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { BerthError, toBerthError } from '../errors.ts'
+import { chosenCompression, createCompressor } from './stream-compression.ts'
 
 export type StreamFormat = 'text' | 'ndjson' | 'sse'
 
 /** How records become bytes. */
 export interface StreamEncoder<T> {
-  encode: (record: T) => string
+  encode: (record: T) => string | Buffer
   /** Tells the client of an error after the head was sent. */
   encodeError: (error: BerthError) => string
-  /** Tells the client that there is no more, so that an EventSource need not come back. */
+  /** Tells the client that there is no more, so that an EventSource need not come back. Not said where the stream was broken off. */
   encodeEnd?: () => string
 }
 
@@ -58,7 +59,10 @@ export interface StreamOptions<T> extends StreamEncoder<T> {
   open: (signal: AbortSignal) => AsyncIterable<T> | Promise<AsyncIterable<T>>
 }
 
-/** Answers with a stream of records. What is refused at its beginning is an ordinary error answer. */
+/**
+ * Answers with a stream of records, compressed where the client takes that. What is refused at its beginning is an
+ * ordinary error answer.
+ */
 export async function sendStream<T> (reply: FastifyReply, options: StreamOptions<T>): Promise<FastifyReply> {
   const finished = new AbortController()
   const signal = AbortSignal.any([clientSignal(reply, options.context.closing), finished.signal])
@@ -74,10 +78,16 @@ export async function sendStream<T> (reply: FastifyReply, options: StreamOptions
   }
   const body = Readable.from(chunks(reply, iterator, first, signal, options, end), { objectMode: false })
   reply.raw.once('close', end)
-  return reply
+  void reply
     .header('content-type', contentTypes[options.format])
     .header('x-accel-buffering', 'no')
-    .send(body)
+    .header('vary', 'Accept-Encoding')
+  const compression = chosenCompression(reply.request)
+  if (!compression) return reply.send(body)
+  const compressor = createCompressor(compression)
+  // How it ends is told by the body, or seen by the client.
+  pipeline(body, compressor, () => {})
+  return reply.header('content-encoding', compression).send(compressor)
 }
 
 async function * chunks<T> (
@@ -87,7 +97,7 @@ async function * chunks<T> (
   signal: AbortSignal,
   options: StreamOptions<T>,
   end: () => void
-): AsyncGenerator<string> {
+): AsyncGenerator<string | Buffer> {
   reply.raw.flushHeaders()
   const { context, format, encode, encodeError, encodeEnd } = options
   const beats = format === 'sse' ? context.heartbeatMs : undefined
@@ -96,7 +106,7 @@ async function * chunks<T> (
       const settled = yield * withHeartbeat(next, signal, beats)
       if (settled === undefined) break
       if (settled.done) {
-        if (encodeEnd) yield encodeEnd()
+        if (encodeEnd && !signal.aborted) yield encodeEnd()
         break
       }
       yield encode(settled.value)

@@ -1,4 +1,4 @@
-/** Log records as the frames of a WebSocket: several lines in one, so that a fast log is few messages. Pure. */
+/** Log records as the frames of a WebSocket: several lines in one, so that a fast log is few messages. */
 import { isUtf8 } from 'node:buffer'
 import type { LogFrame, LogRecord } from '../../schemas/log.ts'
 import { recordBytes } from './log-bytes.ts'
@@ -13,11 +13,20 @@ const maxFrameBytes = 64 * 1024
 const secondLength = 19
 const millisLength = 23
 
+const framed = new WeakMap<readonly LogRecord[], LogFrame[]>()
+
 /**
  * The records in their order, runs of one stream as one frame each: within 100 ms and 64 KiB, but never less than a
- * record. A frame's cursor is that of its last record.
+ * record. A frame's cursor is that of its last record. The
+ * same array gives the same frames: followers that are equally far share both.
  */
 export function toLogFrames (batch: readonly LogRecord[]): LogFrame[] {
+  const frames = framed.get(batch) ?? makeFrames(batch)
+  framed.set(batch, frames)
+  return frames
+}
+
+function makeFrames (batch: readonly LogRecord[]): LogFrame[] {
   const frames: LogFrame[] = []
   for (let index = 0; index < batch.length;) {
     const first = batch[index]!

@@ -71,8 +71,13 @@ export class LogParser {
 
   get state (): ParserState {
     return {
-      generation: this.#generation, lineStart: this.#lineStart, rest: this.#rest, skippedBytes: this.#skippedBytes,
-      split: this.#split, splitAt: this.#splitAt, isSettled: this.#isSettled,
+      generation: this.#generation,
+      lineStart: this.#lineStart,
+      rest: this.#rest,
+      skippedBytes: this.#skippedBytes,
+      split: this.#split,
+      splitAt: this.#splitAt,
+      isSettled: this.#isSettled,
     }
   }
 

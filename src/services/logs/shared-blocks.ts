@@ -19,8 +19,8 @@ interface Entry {
 /** All together, in bytes as estimated. */
 const budgetBytes = 8 * 1024 ** 2
 
-/** A block's records take about this many times its bytes, and this much beside. */
-const costFactor = 4
+/** A block's records, and what they are encoded to, take about this many times its bytes, and this much beside. */
+const costFactor = 6
 const costBase = 1024
 
 /** Blocks of logs that are followed by several: read and parsed once. A bounded number; the oldest go. */
