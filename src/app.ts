@@ -28,7 +28,7 @@ import { taskRoutes, type Tasks } from './routes/tasks.ts'
 import { ticketRoutes, type Tickets } from './routes/tickets.ts'
 import { componentSchemas } from './schemas/components.ts'
 import { defaultSocketLimits } from './ws/json-socket.ts'
-import { logTailRoutes, type LogTailOptions } from './ws/log-tail.ts'
+import { logTailRoutes } from './ws/log-tail.ts'
 import type { SocketAccess } from './ws/socket-access.ts'
 import { UpgradeKeeper } from './ws/upgrade-keeper.ts'
 
@@ -40,8 +40,8 @@ export interface AppServices {
   decisions: Decisions
   ports: Ports
   network: NetworkRouteOptions['traffic']
-  logSources: LogRouteOptions['logSources'] & LogTailOptions['logSources']
-  logs: LogRouteOptions['logs'] & LogTailOptions['logs']
+  logSources: LogRouteOptions['logSources']
+  logs: LogRouteOptions['logs']
   events: Events
   host: HostRouteOptions['host'] & ProbeRouteOptions['host']
   tokens: TokenVerifier & SandboxTokens

@@ -17,8 +17,8 @@ export interface SocketLimits {
 export const defaultSocketLimits: Readonly<SocketLimits> = Object.freeze({
   stallMs: 60_000,
   pingMs: 30_000,
-  // Several blocks of a log, so that reading and sending overlap; small enough for a thousand that have stopped reading.
-  bufferedBytes: 256 * 1024,
+  // A block of a log: more is no faster to one follower (what the kernel holds is enough), and costs as much for each of a thousand.
+  bufferedBytes: 64 * 1024,
   farewellMs: 1000,
 })
 
@@ -77,10 +77,13 @@ export class JsonSocket {
     else closing.addEventListener('abort', stop, { once: true })
   }
 
-  /** Sends one message; resolves once there is room for the next, or there is no use in it. Never rejects. */
-  async send (message: object): Promise<void> {
+  /**
+   * Sends one message, or the bytes of one that is JSON already, which several sockets may share. Resolves once there is room
+   * for the next, or there is no use in it. Never rejects.
+   */
+  async send (message: object | Buffer): Promise<void> {
     if (this.#over.signal.aborted) return
-    this.#socket.send(JSON.stringify(message), this.#onTaken)
+    this.#socket.send(Buffer.isBuffer(message) ? message : JSON.stringify(message), { binary: false }, this.#onTaken)
     await this.#whileBuffered(this.#options.limits.bufferedBytes)
   }
 

@@ -2,8 +2,9 @@
 import { Type, type Static, type TSchema } from '@sinclair/typebox'
 import type { FastifyPluginAsync } from 'fastify'
 import { errorResponses } from '../routes/http-errors.ts'
+import type { LogRouteOptions } from '../routes/logs.ts'
 import { ref } from '../schemas/components.ts'
-import { LogEnd, LogFrame, LogStream, type LogRecord, type LogStream as Stream } from '../schemas/log.ts'
+import { LogEnd, LogFrame, LogStream, type LogRecord } from '../schemas/log.ts'
 import { TaskId } from '../schemas/task.ts'
 import { ExecId, SandboxId } from '../schemas/wire.ts'
 import { toLogFrames } from '../services/logs/log-frames.ts'
@@ -12,15 +13,7 @@ import type { LogSource } from '../services/logs/log-source.ts'
 import type { TicketScope } from '../services/tokens/ticket-store.ts'
 import { addSocketRoute, type SocketContext } from './socket-route.ts'
 
-export interface LogTailOptions {
-  /** All throw not_found. */
-  logSources: {
-    sandboxLog: (sandboxId: string) => LogSource
-    execLog: (sandboxId: string, execId: string) => LogSource
-    taskLog: (taskId: string, attempt?: number) => LogSource
-  }
-  /** Throws at once when the options are wrong. */
-  logs: { readBatches: (options: LogSource & { cursor?: string, tail?: number, follow?: boolean, stream?: Stream, signal: AbortSignal }) => AsyncIterable<LogRecord[]> }
+export interface LogTailOptions extends Pick<LogRouteOptions, 'logSources' | 'logs'> {
   sockets: SocketContext
 }
 
@@ -63,6 +56,17 @@ const schemaOf = (operationId: string, whose: string, params: TSchema, querystri
   },
 })
 
+const framesByBatch = new WeakMap<readonly LogRecord[], Buffer[]>()
+
+/** A batch as it goes out: made once, and held in memory once, for all the followers that are given it. */
+function framesOf (batch: readonly LogRecord[]): Buffer[] {
+  const known = framesByBatch.get(batch)
+  if (known) return known
+  const made = toLogFrames(batch).map(frame => Buffer.from(JSON.stringify(frame)))
+  framesByBatch.set(batch, made)
+  return made
+}
+
 const object = { additionalProperties: false }
 
 export const logTailRoutes: FastifyPluginAsync<LogTailOptions> = async (app, { logSources, logs, sockets }) => {
@@ -80,7 +84,7 @@ export const logTailRoutes: FastifyPluginAsync<LogTailOptions> = async (app, { l
         const batches = logs.readBatches({ ...source, cursor, tail, follow, stream, signal })
         return async socket => {
           for await (const batch of batches) {
-            for (const frame of toLogFrames(batch)) await socket.send(frame)
+            for (const frame of framesOf(batch)) await socket.send(frame)
           }
           await socket.send({ type: 'end', ...source.end?.() } satisfies LogEnd)
         }
