@@ -8,13 +8,19 @@
  *   { task_id, timestamp, status, attempt, reason?, exit_code?, message?, seq }
  */
 import { isUtf8 } from 'node:buffer'
+import { parseCursor } from '../logs/log-cursor.ts'
 import type { OutputEntry, StatusEntry } from './output-sink.ts'
 import { SinkRefusal } from './output-sink.ts'
 
-/** A record that is to be appended. */
-export interface S2Record {
-  /** Of its entry; a stream holds them in rising order, and each once. */
+/** Which entry a record is of. */
+export interface S2Mark {
   seq: number
+  /** Of output alone. */
+  cursor?: string
+}
+
+/** A record that is to be appended. */
+export interface S2Record extends S2Mark {
   body: Buffer
   /** Milliseconds since the epoch. */
   timestamp: number
@@ -31,7 +37,8 @@ const textRecordBytes = 512 * 1024
 export function logRecord (taskId: string, entry: OutputEntry): S2Record {
   const isText = isUtf8(entry.data)
   const text = isText ? toLogBody(taskId, entry, false) : undefined
-  return { seq: entry.seq, body: text !== undefined && text.length <= textRecordBytes ? text : toLogBody(taskId, entry, true), timestamp: Date.parse(entry.at) }
+  const { seq, cursor, at } = entry
+  return { seq, cursor, body: text !== undefined && text.length <= textRecordBytes ? text : toLogBody(taskId, entry, true), timestamp: Date.parse(at) }
 }
 
 function toLogBody (taskId: string, entry: OutputEntry, isBase64: boolean): Buffer {
@@ -48,8 +55,8 @@ export function statusRecord (taskId: string, { seq, at, status, attempt, reason
   return { seq, body: Buffer.from(JSON.stringify(body)), timestamp: Date.parse(at) }
 }
 
-/** The `seq` of a record of this task; undefined for what somebody else wrote. */
-export function seqOfRecord (taskId: string, body: Uint8Array): number | undefined {
+/** Which entry a record is of; undefined for what somebody else wrote. */
+export function markOf (taskId: string, body: Uint8Array): S2Mark | undefined {
   let found: unknown
   try {
     found = JSON.parse(Buffer.from(body).toString('utf8'))
@@ -57,7 +64,27 @@ export function seqOfRecord (taskId: string, body: Uint8Array): number | undefin
     return undefined
   }
   if (typeof found !== 'object' || found === null || !('task_id' in found) || found.task_id !== taskId || !('seq' in found)) return undefined
-  return Number.isSafeInteger(found.seq) ? found.seq as number : undefined
+  const { seq, cursor } = found as { seq: unknown, cursor?: unknown }
+  return Number.isSafeInteger(seq) ? { seq: seq as number, ...(isCursor(cursor) ? { cursor } : {}) } : undefined
+}
+
+function isCursor (value: unknown): value is string {
+  try {
+    return typeof value === 'string' && parseCursor(value) !== undefined
+  } catch {
+    return false
+  }
+}
+
+/**
+ * Whether a stream that ends with one entry holds the other. The number alone does not tell: a host that loses power may lose the
+ * end of a log that was delivered already, and what the task writes after that gets these numbers anew, at later places of the log.
+ */
+export function isHeld (record: S2Mark, last: S2Mark): boolean {
+  if (record.seq > last.seq) return false
+  if (record.cursor === undefined || last.cursor === undefined) return true
+  const [here, end] = [parseCursor(record.cursor), parseCursor(last.cursor)]
+  return here.generation < end.generation || (here.generation === end.generation && here.offset <= end.offset)
 }
 
 /** Cuts records into runs of which each fits one append. @throws SinkRefusal where one record alone does not. */

@@ -3,8 +3,9 @@
  * `s2-record.ts` shows the records.
  *
  * What is promised: delayed, never lost, never out of order, and each record once. Repeats, which `s2-stream-writer.ts` tells
- * when they can occur at all, can be told by their `seq`: a reader that skips a `seq` that is not higher than the last one
- * has every entry once. The access token needs the rights to create streams, append, read and check the tail in its basin.
+ * when they can occur at all, have the `seq` and `cursor` of a record before them: a reader that skips those has every entry
+ * once. A `seq` alone can come again with other output only where a host lost power and with it the end of a log that was
+ * delivered already. The access token needs the rights to create streams, append, read and check the tail in its basin.
  */
 import type { Logger } from 'pino'
 import type { OutputEntry, OutputSink, SinkState, StatusEntry } from './output-sink.ts'
@@ -60,6 +61,7 @@ export async function openS2Sink (options: S2SinkOptions): Promise<OutputSink> {
 
 /** A state that is not one of ours is none: the stream itself tells how far it has come. */
 function placeOf (state: SinkState): S2Place | undefined {
-  const { seq, tail } = state ?? {}
-  return typeof seq === 'number' && typeof tail === 'number' && Number.isSafeInteger(seq) && Number.isSafeInteger(tail) && tail >= 0 ? { seq, tail } : undefined
+  const { seq, tail, cursor } = state ?? {}
+  if (typeof seq !== 'number' || typeof tail !== 'number' || !Number.isSafeInteger(seq) || !Number.isSafeInteger(tail) || tail < 0) return undefined
+  return { seq, tail, ...(typeof cursor === 'string' ? { cursor } : {}) }
 }

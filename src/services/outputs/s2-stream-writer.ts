@@ -4,20 +4,20 @@
  * Every append says at which position of the stream it belongs (`matchSeqNum`), so S2 takes it there or not at all: batches in
  * flight cannot overtake each other, a batch cannot follow one that failed, and one that was sent by a daemon that is gone and
  * arrives late cannot slip in. After a failure, and when it is opened again, the writer asks for the stream's tail. What is
- * behind the last confirmed place was stored without an answer that arrived; the `seq` in the last of these records says how
- * far, and so far what is written again is skipped. That needs no fencing token, which would put records of its own into the stream.
+ * behind the last confirmed place was stored without an answer that arrived; the last of these records says how far it
+ * came, and so far what is written again is skipped. That needs no fencing token, which would put records of its own into the stream.
  *
  * Nobody else writes into these streams. If somebody does, nothing is lost or out of order: places are found again by reading
- * back over what is not ours. Records repeat, with the same `seq`, only where S2 has thrown away (trimmed, or deleted with its
+ * back over what is not ours. Records repeat, with the same `seq` and `cursor`, only where S2 has thrown away (trimmed, or deleted with its
  * stream) the very records that would have shown how far it had come, or where more than 10,000 foreign records follow them.
  */
 import type { Logger } from 'pino'
 import type { S2Client } from './s2-client.ts'
-import { packRecords, seqOfRecord, type S2Record } from './s2-record.ts'
+import { isHeld, markOf, packRecords, type S2Mark, type S2Record } from './s2-record.ts'
 import { S2Session } from './s2-session.ts'
 
-/** The stream's tail, and the highest `seq` before it; -1 for none. */
-export interface S2Place { seq: number, tail: number }
+/** The stream's tail, and the last entry before it; `seq` is -1 for none. */
+export interface S2Place extends S2Mark { tail: number }
 
 export interface S2StreamWriterOptions {
   client: S2Client
@@ -96,8 +96,8 @@ export class S2StreamWriter {
       throw error
     }
     this.#restartSeq = undefined
-    const known = this.#next.seq
-    const acks = runs.map(run => run.filter(({ seq }) => seq > known)).filter(fresh => fresh.length > 0).map(fresh => this.#append(fresh))
+    const known = this.#next
+    const acks = runs.map(run => run.filter(record => !isHeld(record, known))).filter(fresh => fresh.length > 0).map(fresh => this.#append(fresh))
     // What is in flight already is confirmed with the last of it.
     if (acks.length > 0) this.#lastAck = Promise.all(acks)
     this.#lastAck.catch(() => undefined)
@@ -109,7 +109,8 @@ export class S2StreamWriter {
     const session = this.#session ??= new S2Session(client, name)
     const first = records[0]?.seq ?? 0
     const position = this.#next?.tail ?? 0
-    const place = { seq: records.at(-1)?.seq ?? first, tail: position + records.length }
+    const { seq, cursor } = records.at(-1) ?? { seq: first }
+    const place: S2Place = { seq, tail: position + records.length, ...(cursor === undefined ? {} : { cursor }) }
     this.#next = place
     clearTimeout(this.#idleTimer)
     if (this.#unacked++ === 0) this.#oldestSeq = first
@@ -121,7 +122,7 @@ export class S2StreamWriter {
     }
     if (session !== this.#session) throw new Error('a batch before this one failed')
     this.#confirmed = place
-    this.#oldestSeq = place.seq + 1
+    this.#oldestSeq = seq + 1
     if (--this.#unacked === 0) this.#rest()
   }
 
@@ -159,19 +160,19 @@ export class S2StreamWriter {
     const isShorter = confirmed !== undefined && tail < confirmed.tail
     if (isShorter) logger.warn({ taskId, stream: name, tail, confirmed }, 'a stream of S2 has lost records that it had confirmed')
     const floor = isShorter ? 0 : confirmed?.tail ?? 0
-    const seq = await this.#lastSeq(floor, tail) ?? (isShorter ? -1 : confirmed?.seq ?? -1)
-    return { seq, tail }
+    const last = await this.#lastMark(floor, tail) ?? (isShorter ? undefined : confirmed) ?? { seq: -1 }
+    return { ...last, tail }
   }
 
-  /** The `seq` of the last record of ours in [floor, tail); undefined where none is to be found. */
-  async #lastSeq (floor: number, tail: number): Promise<number | undefined> {
+  /** The last entry of ours in [floor, tail); undefined where none is to be found. */
+  async #lastMark (floor: number, tail: number): Promise<S2Mark | undefined> {
     const { client, name, taskId } = this.#options
     const lowest = Math.max(floor, tail - walkBackRecords)
     for (let end = tail, step = 1; end > lowest; step = Math.min(step * 10, walkStepRecords)) {
       const from = Math.max(lowest, end - step)
       for (const { body } of (await client.read(name, from, end, this.#ending.signal)).reverse()) {
-        const seq = seqOfRecord(taskId, body)
-        if (seq !== undefined) return seq
+        const mark = markOf(taskId, body)
+        if (mark !== undefined) return mark
       }
       end = from
     }

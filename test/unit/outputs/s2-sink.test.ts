@@ -30,7 +30,7 @@ test('batches really are in flight together', async t => {
   rig.server.faults.ackDelayMs = 50
   const writes = [1, 2, 3, 4].map(seq => sink.write(entriesOf(1, seq)))
   // The library sends the first by itself, and all that has come meanwhile once that is acknowledged.
-  assert.deepEqual(await Promise.all(writes.slice(0, 2)), [{ seq: 1, tail: 2 }, { seq: 2, tail: 3 }])
+  assert.deepEqual(await Promise.all(writes.slice(0, 2)), [{ seq: 1, tail: 2, cursor: '0:2' }, { seq: 2, tail: 3, cursor: '0:3' }])
   rig.assertLogs(5)
   await Promise.all(writes)
 })
@@ -117,6 +117,19 @@ test('a sink that is opened again goes on where the stream ends, whatever its st
   const last = await rig.open({ state: { tail: 30, seq: 29 } })
   await ship(last, entriesOf(5, 30))
   rig.assertLogs(35)
+})
+
+test('output that got numbers again because the end of a log was lost is not taken for what S2 has', async t => {
+  const rig = await S2Rig.start(t)
+  const first = await rig.open()
+  const state = await ship(first, entriesOf(10))
+  await ship(first, entriesOf(10, 10))
+  await first.close()
+  // The file ends with entry 14, and the next attempt writes into another one.
+  const again = Array.from({ length: 10 }, (_, index) => entryOf(15 + index, `again ${index}`, { cursor: `1:${index + 1}` }))
+  const next = await rig.open({ state })
+  await ship(next, [...entriesOf(5, 10), ...again])
+  assert.deepEqual(rig.logs().map(({ data }) => data), [...entriesOf(20).map(({ data }) => data.toString()), ...again.map(({ data }) => data.toString())])
 })
 
 test('the stream is made by its first append where the token may not create it', async t => {
