@@ -52,10 +52,10 @@ test('reading on within a part gives the rest of it', async t => {
 test('a follower of a part ends when the next begins', async t => {
   const { dir, reader, options, path } = await build(t)
   await appendFile(path(), line('a'))
-  let until: string | undefined
-  const following = collect(reader.read(options({ follow: true, isEnded: () => false, until: () => until })))
+  const bounds: string[] = []
+  const following = collect(reader.read(options({ follow: true, isEnded: () => false, until: () => bounds[0] })))
   await appendFile(path(), line('b'))
-  until = await startLogFile(dir)
+  bounds.push(await startLogFile(dir))
   await appendFile(path(), line('c'))
   reader.wake(dir)
   assert.deepEqual(brief(await following), ['o:a', 'o:b'])
