@@ -22,8 +22,8 @@ export interface S2Mark {
 /** A record that is to be appended. */
 export interface S2Record extends S2Mark {
   body: Buffer
-  /** Milliseconds since the epoch. */
-  timestamp: number
+  /** Milliseconds since the epoch; S2 takes its own time without. */
+  timestamp: number | undefined
 }
 
 /** Bytes and records that S2 takes in one append: https://s2.dev/docs/api/records/append. */
@@ -38,7 +38,7 @@ export function logRecord (taskId: string, entry: OutputEntry): S2Record {
   const isText = isUtf8(entry.data)
   const text = isText ? toLogBody(taskId, entry, false) : undefined
   const { seq, cursor, at } = entry
-  return { seq, cursor, body: text !== undefined && text.length <= textRecordBytes ? text : toLogBody(taskId, entry, true), timestamp: Date.parse(at) }
+  return { seq, cursor, body: text !== undefined && text.length <= textRecordBytes ? text : toLogBody(taskId, entry, true), timestamp: toMillis(at) }
 }
 
 function toLogBody (taskId: string, entry: OutputEntry, isBase64: boolean): Buffer {
@@ -52,7 +52,12 @@ function toLogBody (taskId: string, entry: OutputEntry, isBase64: boolean): Buff
 
 export function statusRecord (taskId: string, { seq, at, status, attempt, reason, exitCode, message }: StatusEntry): S2Record {
   const body = { task_id: taskId, timestamp: at, status, attempt, reason, exit_code: exitCode, message, seq }
-  return { seq, body: Buffer.from(JSON.stringify(body)), timestamp: Date.parse(at) }
+  return { seq, body: Buffer.from(JSON.stringify(body)), timestamp: toMillis(at) }
+}
+
+function toMillis (at: string): number | undefined {
+  const millis = Date.parse(at)
+  return Number.isNaN(millis) ? undefined : millis
 }
 
 /** Which entry a record is of; undefined for what somebody else wrote. */
