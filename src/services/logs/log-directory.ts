@@ -1,4 +1,5 @@
 import { stat } from 'node:fs/promises'
+import type { Semaphore } from 'async-mutex'
 import type { LogStream } from '../../schemas/log.ts'
 import type { BlockPool } from './block-pool.ts'
 import { currentLogPath, listLogFiles, openLogFile, rotatedLogPath, type OpenLogFile } from './log-files.ts'
@@ -30,6 +31,8 @@ export interface BlockRequest {
 
 /** What all logs' readings share. */
 export interface ReadingResources {
+  /** Finding the place to begin at takes memory for a moment: not for all at once. */
+  beginnings: Semaphore
   pool: BlockPool
   blocks: SharedBlocks
 }
@@ -43,6 +46,7 @@ export class LogDirectory {
   readonly #prefix = `${++directories}:`
   readonly #keepsFiles: boolean
   readonly #files = new Map<number, SharedFile>()
+  readonly #opening = new Map<number, Promise<unknown>>()
   #newest: { version: number, found: Promise<NewestFile | undefined> } | undefined
 
   /** `keepsFiles`: a file that is given back stays open for a while, as somebody may ask for it again. */
@@ -52,21 +56,35 @@ export class LogDirectory {
     this.#resources = resources
   }
 
+  /** Finds where a reading begins, when it is its turn. */
+  async begin (find: () => Promise<void>): Promise<void> {
+    await this.#resources.beginnings.runExclusive(find)
+  }
+
   /** The oldest file that is there whose generation is at least the given one; the caller gives it back. */
   async acquire (atLeast: number): Promise<OpenLogFile | undefined> {
-    const shared = this.#files.get(atLeast)
-    if (shared) return lease(shared)
+    // Many ask for a file at once when it grows again; that somebody else found none says nothing.
+    await this.#opening.get(atLeast)
+    const known = this.#files.get(atLeast)
+    if (known) return lease(known)
+    const opening = this.#open(atLeast)
+    const done = opening.then(() => {}, () => {}).then(() => { if (this.#opening.get(atLeast) === done) this.#opening.delete(atLeast) })
+    this.#opening.set(atLeast, done)
+    const shared = await opening
+    return shared && lease(shared)
+  }
+
+  async #open (atLeast: number): Promise<SharedFile | undefined> {
     const file = await openLogFile(this.#dir, atLeast)
     if (!file) return undefined
     const other = this.#files.get(file.generation)
-    if (!other) {
-      this.#files.set(file.generation, { file, leases: 1, isIdle: false })
-      return file
+    if (other) {
+      await file.handle.close()
+      return other
     }
-    // Somebody else opened it meanwhile.
-    lease(other)
-    await file.handle.close()
-    return other.file
+    const shared = { file, leases: 0, isIdle: false }
+    this.#files.set(file.generation, shared)
+    return shared
   }
 
   /** Gives a file back: who waits for more holds none. */

@@ -1,3 +1,4 @@
+import { Semaphore } from 'async-mutex'
 import { BerthError } from '../../errors.ts'
 import type { LogRecord, LogStream } from '../../schemas/log.ts'
 import { BlockPool } from './block-pool.ts'
@@ -8,6 +9,8 @@ import { SharedBlocks } from './shared-blocks.ts'
 import { LogWatcher } from './log-watcher.ts'
 
 export const maxTailLines = 100_000
+
+const maxBeginnings = 32
 
 export interface LogReadOptions {
   /** The log's directory, which only the daemon and conmon write to. */
@@ -35,7 +38,7 @@ export interface LogReadOptions {
  * more than its place; those that are equally far share what is read and parsed.
  */
 export class LogReader {
-  readonly #resources = { pool: new BlockPool(), blocks: new SharedBlocks() }
+  readonly #resources = { beginnings: new Semaphore(maxBeginnings), pool: new BlockPool(), blocks: new SharedBlocks() }
   readonly #watcher = new LogWatcher(this.#resources)
 
   /** Number of directories with followers. */

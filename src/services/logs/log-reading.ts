@@ -60,7 +60,7 @@ export class LogReading {
     const subscription = this.#subscription
     try {
       const wasEnded = isEnded()
-      await this.#begin(wasEnded)
+      await this.#directory.begin(() => this.#begin(wasEnded))
       for (;;) {
         // Looked at before the file is: what is written or said in between shows in the next round.
         const version = subscription?.version ?? 0
