@@ -101,7 +101,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
   const limits = { ...defaultLimits, ...options.limits }
   const ending = new AbortController()
   const closing = options.closing ? AbortSignal.any([options.closing, ending.signal]) : ending.signal
-  const streams = { closing, heartbeatMs: limits.heartbeatMs }
+  const streams = { closing, heartbeatMs: limits.heartbeatMs, stallMs: limits.followerStallMs }
   const isTrusted = options.isTrusted ?? (() => false)
   const upgrades = options.upgrades ?? new UpgradeKeeper({ previews: options.previews })
   const attached = { closing: options.forcing ?? closing, heartbeatMs: limits.heartbeatMs }

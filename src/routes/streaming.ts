@@ -3,6 +3,7 @@ import { Readable, pipeline } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { BerthError, toBerthError } from '../errors.ts'
+import { cutOffStalled } from './follower-stall.ts'
 import { chosenCompression, createCompressor } from './stream-compression.ts'
 
 export type StreamFormat = 'text' | 'ndjson' | 'sse'
@@ -21,6 +22,8 @@ export interface StreamContext {
   closing: AbortSignal
   /** Between two comments on a silent SSE stream, so that proxies keep it open. */
   heartbeatMs: number
+  /** Who takes nothing for this long while something waits is cut off, in milliseconds; without it nobody is. */
+  stallMs?: number
 }
 
 const contentTypes: Record<StreamFormat, string> = {
@@ -78,6 +81,7 @@ export async function sendStream<T> (reply: FastifyReply, options: StreamOptions
   }
   const body = Readable.from(chunks(reply, iterator, first, signal, options, end), { objectMode: false })
   reply.raw.once('close', end)
+  if (options.context.stallMs !== undefined) cutOffStalled(reply.raw, options.context.stallMs)
   void reply
     .header('content-type', contentTypes[options.format])
     .header('x-accel-buffering', 'no')
