@@ -118,6 +118,68 @@ test('pruning removes what is too much or too old, and seq goes on', async t => 
   assert.equal(append(log).seq, 2502)
 })
 
+const relayed = (...seqs: number[]) => seqs.map(originSeq => ({
+  originSeq, at: '2026-03-01T00:00:00.000Z', type: 'task.status' as const, taskId: `tsk_${originSeq}`, data: { to: 'running' },
+}))
+
+test('events from elsewhere are taken over once each, whatever is offered again, and pruning forgets none of that', async t => {
+  const { openLog } = build(t)
+  const first = openLog({ maxEvents: 1 })
+  assert.equal(first.relayed('obx_a'), 0)
+  first.relay('obx_a', relayed(1, 2))
+  first.relay('obx_a', relayed(1, 2, 3), { isDurable: true })
+  first.relay('obx_b', relayed(1))
+  assert.deepEqual(first.read({ limit: 9 }).map(({ taskId }) => taskId), ['tsk_1', 'tsk_2', 'tsk_3', 'tsk_1'])
+  await first.prune()
+  first.close()
+  const log = openLog()
+  log.relay('obx_a', relayed(2, 3, 7))
+  assert.deepEqual([log.relayed('obx_a'), log.relayed('obx_b'), log.relayed('obx_c')], [7, 1, 0])
+  assert.deepEqual(log.read({ limit: 9, taskId: 'tsk_7' }), [{ seq: 5, at: '2026-03-01T00:00:00.000Z', type: 'task.status', taskId: 'tsk_7', data: { to: 'running' } }])
+  assert.deepEqual(log.read({ limit: 9, taskId: 'tsk_3' }), [])
+})
+
+test('followers of a task get what is taken over while they follow', async t => {
+  const log = build(t).openLog()
+  const controller = new AbortController()
+  const seen: Array<number | undefined> = []
+  const following = (async () => {
+    for await (const event of log.follow({ taskId: 'tsk_2', signal: controller.signal })) {
+      seen.push(event.seq)
+      if (seen.length === 2) return
+    }
+  })()
+  await setImmediate()
+  log.relay('obx_a', relayed(1, 2, 3))
+  await setImmediate()
+  const appended = log.append({ type: 'task.status', taskId: 'tsk_2' })
+  assert.equal(appended.taskId, 'tsk_2')
+  await following
+  assert.deepEqual(seen, [2, 4])
+})
+
+test('what cannot be taken over whole is not taken over', t => {
+  const log = build(t).openLog()
+  const loop: Record<string, unknown> = {}
+  loop.loop = loop
+  assert.throws(() => log.relay('obx_a', [...relayed(1), { ...relayed(2)[0]!, data: loop }]))
+  assert.deepEqual([log.relayed('obx_a'), log.read({ limit: 1 })], [0, []])
+  log.relay('obx_a', relayed(1, 2))
+  assert.equal(log.read({ limit: 9 }).length, 2)
+})
+
+test('an events database from before tasks keeps its events', t => {
+  const { openLog, path } = build(t)
+  const db = new DatabaseSync(path)
+  db.exec(`CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, type TEXT NOT NULL, sandbox_id TEXT, exec_id TEXT, data TEXT NOT NULL) STRICT;
+    CREATE INDEX events_by_sandbox ON events (sandbox_id, seq);
+    INSERT INTO events (at, type, sandbox_id, data) VALUES ('2026-01-01T00:00:00.000Z', 'sandbox.status', 'sbx_a', '{}'); PRAGMA user_version = 1`)
+  db.close()
+  const log = openLog()
+  log.relay('obx_a', relayed(1))
+  assert.deepEqual(log.read({ limit: 9 }).map(({ seq, sandboxId, taskId }) => [seq, sandboxId, taskId]), [[1, 'sbx_a', undefined], [2, undefined, 'tsk_1']])
+})
+
 for (const [name, damage] of [
   ['is no database', (path: string) => { writeFileSync(path, 'x'.repeat(9000)) }],
   ['lost its tail', (path: string) => { truncateSync(path, Math.floor(statSync(path).size / 2) - 100) }],
