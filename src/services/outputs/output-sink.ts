@@ -52,3 +52,13 @@ export class SinkRefusal extends Error {
     this.name = 'SinkRefusal'
   }
 }
+
+/** The destination asks to be left alone for a while: what depends on it is tried again after so many milliseconds. */
+export class SinkBusy extends Error {
+  readonly retryAfterMs: number
+  constructor (message: string, retryAfterMs: number) {
+    super(message)
+    this.name = 'SinkBusy'
+    this.retryAfterMs = retryAfterMs
+  }
+}
