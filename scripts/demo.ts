@@ -1,21 +1,22 @@
 /**
  * `npm run demo`: a daemon on temporary directories, a program in a gVisor sandbox, and a daemon killed under a running
- * sandbox that loses nothing. Ends with the host as it was.
+ * task that loses nothing: neither a line of its log nor its result. Ends with the host as it was.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { LogRecord } from '../src/schemas/log.ts'
-import type { Sandbox } from '../src/schemas/sandbox.ts'
+import type { Task } from '../src/schemas/task.ts'
 import { berth, endDaemon, endDaemons, interruption, lastLogLines, reclaim, show, startDaemon, step, type Places } from './demo-steps.ts'
 import { rememberHost } from './leftovers.ts'
 import { pc } from './print.ts'
 
 const image = 'berth/base'
-const lineCount = 60
+const lineCount = 100
 // Long enough for the daemon to be away a while in the middle of it.
-const counting = `i=0; while [ $i -lt ${lineCount} ]; do i=$((i + 1)); echo "line $i"; sleep 0.05; done`
+const exitCode = 7
+const counting = `i=0; while [ $i -lt ${lineCount} ]; do i=$((i + 1)); echo "line $i"; sleep 0.05; done; exit ${exitCode}`
 const tour = 'echo "hello from a sandbox named $(hostname)"; uname -sr; id; echo "and its kernel says (dmesg):"; dmesg | head -n 4'
 
 if (process.getuid?.() !== 0) {
@@ -57,24 +58,28 @@ async function demonstrate (): Promise<void> {
   show(output)
   if (!/gvisor/i.test(output)) throw new Error('the kernel in the sandbox is not gVisor')
 
-  const counter = JSON.parse(await step('berth run -d: a second sandbox counts, and goes on on its own',
-    () => berth(places, 'run', '-d', '--json', image, 'sh', '-c', counting))) as Sandbox
-  show(`its set-up: ${counter.timings.map(({ step: name, durationMs }) => `${name} ${Math.round(durationMs)} ms`).join(', ')}`)
+  const counter = JSON.parse(await step('berth run -d: a task counts in a sandbox of its own',
+    () => berth(places, 'run', '-d', '--json', image, 'sh', '-c', counting))) as Task
+  const { sandboxId, timings = [] } = counter.attempts.at(-1) ?? {}
+  if (sandboxId === undefined) throw new Error(`the task has no sandbox: ${JSON.stringify(counter)}`)
+  show(`its set-up: ${timings.map(({ step: name, durationMs }) => `${name} ${Math.round(durationMs)} ms`).join(', ')}`)
 
-  show(await step('what it tries to reach is refused: networks are closed unless opened', () => tryNetwork(counter.id)))
+  show(await step('what it tries to reach is refused: networks are closed unless opened', () => tryNetwork(sandboxId)))
 
   const killedAt = new Date()
-  await step(`kill -9 ${daemon.pid}: the daemon dies, with the sandbox running`, () => endDaemon(daemon, 'SIGKILL'))
+  await step(`kill -9 ${daemon.pid}: the daemon dies, with the task running`, () => endDaemon(daemon, 'SIGKILL'))
   await delay(500, undefined, { signal: interruption.signal })
   await step('another daemon starts, and adopts what it finds', () => startDaemon(places))
   const awayUntil = new Date()
-  const adopted = await findSandbox(counter.id)
-  show(`${adopted.id} is ${adopted.status}`)
+  const adopted = await findTask(counter.id)
+  show(`${adopted.id} is ${adopted.status}${adopted.sandboxId === sandboxId ? ', in the same sandbox' : ''}`)
 
-  await step('the sandbox runs to its end', () => waitForEnd(counter.id))
+  const result = await step('berth wait: the task ends once, with its own result', () => berth(places, 'wait', counter.id))
+  show(`exit code ${result}`)
+  checkResult(await findTask(counter.id), sandboxId)
   const records = (await berth(places, 'logs', '--json', counter.id)).trimEnd().split('\n').map((line) => JSON.parse(line) as LogRecord)
   checkLog(records, killedAt, awayUntil)
-  await step('berth rm: the sandbox is deleted', () => berth(places, 'rm', counter.id))
+  await step('berth rm: the task is deleted; its sandbox went with its end', () => berth(places, 'rm', counter.id))
 }
 
 /** Answers what the host has written down about it. */
@@ -88,20 +93,16 @@ async function tryNetwork (id: string): Promise<string> {
   }
 }
 
-async function findSandbox (id: string): Promise<Sandbox> {
-  const found = JSON.parse(await berth(places, 'inspect', id)) as Sandbox | Sandbox[]
-  const sandbox = Array.isArray(found) ? found[0] : found
-  if (sandbox === undefined) throw new Error(`the daemon no longer knows ${id}`)
-  return sandbox
+async function findTask (id: string): Promise<Task> {
+  const [task] = JSON.parse(await berth(places, 'inspect', id)) as Task[]
+  if (task === undefined) throw new Error(`the daemon no longer knows ${id}`)
+  return task
 }
 
-async function waitForEnd (id: string): Promise<void> {
-  for (;;) {
-    const { status, end } = await findSandbox(id)
-    if (status === 'failed' || (status === 'stopped' && end?.exitCode !== 0)) throw new Error(`it ended as ${status}: ${JSON.stringify(end)}`)
-    if (status === 'stopped') return
-    await delay(100, undefined, { signal: interruption.signal })
-  }
+/** It ran once, in the sandbox that both daemons knew. */
+function checkResult ({ status, end, attempts }: Task, sandboxId: string): void {
+  const ran = attempts.map((attempt) => attempt.sandboxId).join(', ')
+  if (status !== 'failed' || end?.exitCode !== exitCode || ran !== sandboxId) throw new Error(`it ended as ${status} in ${ran}: ${JSON.stringify(end)}`)
 }
 
 /** Every line is there, once and in order, those too that were written while no daemon answered. */

@@ -11,7 +11,7 @@ import { progressMode, type SandboxFlags } from './sandbox-options.ts'
 import { describeTimings, ownErrorCode } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
 import { cancelTask, waitForTask } from './task-watch.ts'
-import { describeTaskEnd, exitCodeOfTask, isTaskEnded } from './task-text.ts'
+import { describeTaskEnd, exitCodeOfTask, hasRun, isTaskEnded } from './task-text.ts'
 
 /** One task from the command line: queued, and then watched for as long as was asked for. */
 export class TaskSession {
@@ -120,7 +120,7 @@ export class TaskSession {
 
   /** A task that ended before its command ran is as one that could not be started; how the command ends is no matter. */
   async #refusal (task: Task): Promise<number> {
-    if (!isTaskEnded(task) || task.startedAt !== undefined) return 0
+    if (!isTaskEnded(task) || hasRun(task)) return 0
     await this.#shell.output.note(describeTaskEnd(task) ?? 'the task ended before its command ran')
     return ownErrorCode
   }

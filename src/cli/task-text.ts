@@ -10,6 +10,11 @@ export function isTaskEnded ({ status }: Pick<Task, 'status'>): boolean {
   return endedTaskStatuses.some(one => one === status)
 }
 
+/** Whether its command has run, in any of its attempts. */
+export function hasRun ({ attempts }: Pick<Task, 'attempts'>): boolean {
+  return attempts.some(({ startedAt }) => startedAt !== undefined)
+}
+
 /** What waiting for a task ends with: the code of its command, but 0 only when it is complete. */
 export function exitCodeOfTask (task: Task): number {
   return exitCodeOf(task) || (task.status === 'complete' ? 0 : ownErrorCode)
@@ -21,7 +26,7 @@ export function describeTaskEnd (task: Task): string | undefined {
   if (!end || ['exited', 'signaled'].includes(end.reason)) return undefined
   const message = end.message ? `: ${end.message}` : ''
   switch (end.reason) {
-    case 'cancelled': return task.startedAt === undefined ? 'the task was cancelled before it ran' : 'the task was cancelled'
+    case 'cancelled': return hasRun(task) ? 'the task was cancelled' : 'the task was cancelled before it ran'
     case 'setup_failed': return `the task could not be run${end.step ? ` (step ${end.step})` : ''}${message}`
     case 'out_of_memory': return `the task ran out of memory (its limit is ${describeSize(task.resources.memoryBytes)}); give it more with: -m`
     default: return `the task ended: ${end.reason}${message}`

@@ -10,6 +10,7 @@ import { after, before, test } from 'node:test'
 const berth = join(import.meta.dirname, '../../bin/berth')
 const image = 'berth/base'
 const idPattern = /^sbx_[a-z0-9]{20}\n$/
+const taskIdPattern = /^tsk_[a-z0-9]{20}\n$/
 const startLimitMs = 120_000
 
 interface Ran {
@@ -62,6 +63,12 @@ function begin (argv: string[], options: { input?: Buffer, env?: Record<string, 
 
 function run (argv: string[], options: Parameters<typeof begin>[1] = {}): Promise<Ran> {
   return begin(argv, options).done
+}
+
+/** The end of a task is told before its sandbox is deleted. */
+async function noSandboxes (): Promise<void> {
+  const limit = AbortSignal.timeout(startLimitMs)
+  while ((await run(['ps', '-aq'])).stdout !== '') limit.throwIfAborted()
 }
 
 before(async () => {
@@ -167,6 +174,59 @@ test('run, logs -f and wait go on across a killed daemon, and miss and repeat no
   assert.deepEqual([followed.exitCode, followed.stdout], [0, expected])
   assert.equal(waited.stdout, '5\n')
   assert.equal((await run(['rm', id])).exitCode, 0)
+})
+
+test('a detached run is a task: its result, its output and its sandbox are right after the daemon was killed under it', async () => {
+  const script = 'i=0; until [ -e go ]; do echo $i; i=$((i+1)); sleep 0.05; done; echo went; exit 5'
+  const begun = await run(['run', '-d', '--rm', '-l', 'test=task', image, 'sh', '-c', script])
+  assert.match(begun.stdout, taskIdPattern)
+  const id = begun.stdout.trim()
+  const following = begin(['logs', '-f', id.slice(0, 12)])
+  const waiting = begin(['task', 'wait', id])
+  await following.printed('3\n')
+  const [sandbox] = JSON.parse((await run(['ps', '--json', '--filter', 'label=test=task'])).stdout)
+  assert.equal(sandbox.taskId, id)
+  await endDaemon('SIGKILL')
+  await startDaemon()
+  assert.deepEqual(await run(['exec', id, 'touch', 'go']), { exitCode: 0, stdout: '', stderr: '' })
+  const [followed, waited] = await Promise.all([following.done, waiting.done])
+  const lines = followed.stdout.trimEnd().split('\n')
+  assert.deepEqual(lines, [...lines.slice(0, -1).map((_line, index) => String(index)), 'went'])
+  assert.deepEqual([followed.exitCode, waited.exitCode, waited.stdout], [0, 5, '5\n'])
+  const [task] = JSON.parse((await run(['inspect', id])).stdout)
+  assert.deepEqual([task.status, task.attempts.length, task.attempts[0].sandboxId], ['failed', 1, sandbox.id])
+  assert.equal((await run(['logs', id])).stdout, followed.stdout)
+  await noSandboxes()
+  assert.deepEqual(await run(['rm', id]), { exitCode: 0, stdout: `${id}\n`, stderr: '' })
+})
+
+test('a task is watched to its end over all its attempts, and its bytes come as they are', async () => {
+  const ran = begin(['task', 'run', '-a', '--attempts', '2', '--retry-delay', '1ms', '-l', 'test=attempts', image, 'sh', '-c', "printf 'out\\377\\r\\n'; echo err >&2; exit 3"])
+  const got: Buffer[] = []
+  ran.child.stdout.on('data', chunk => got.push(chunk))
+  const { exitCode, stderr } = await ran.done
+  assert.deepEqual([exitCode, Buffer.concat(got).toString('latin1'), stderr], [3, 'out\xff\r\n'.repeat(2), 'err\n'.repeat(2)])
+  const id = (await run(['task', 'ls', '-aq', '--filter', 'label=test=attempts'])).stdout.trim()
+  assert.deepEqual(await run(['task', 'logs', '--stderr', '--attempt', '2', id]), { exitCode: 0, stdout: '', stderr: 'err\n' })
+  assert.equal((await run(['task', 'rm', id])).exitCode, 0)
+})
+
+test('tasks wait for room or their time, are cancelled there and while they run, and come from a file', async () => {
+  const late = (await run(['task', 'run', '--delay', '1h', image, 'true'])).stdout.trim()
+  assert.match((await run(['exec', late, 'true'])).stderr, /is still pending and has no sandbox yet/)
+  assert.equal((await run(['stop', late])).exitCode, 0)
+  const endless = (await run(['run', '-d', image, 'sleep', '600'])).stdout.trim()
+  assert.match((await run(['rm', endless])).stderr, /has not ended/)
+  assert.equal((await run(['kill', endless])).exitCode, 0)
+  assert.equal(JSON.parse((await run(['task', 'inspect', endless])).stdout)[0].status, 'cancelled')
+  const lines = Array.from({ length: 3 }, (_value, index) => JSON.stringify({ entrypoint: ['sh', '-c', `echo ${index}; exit ${index}`], labels: { test: 'file' } })).join('\n')
+  const ids = (await run(['task', 'run', '--image', image, '--requests-memory', '64m', '--requests-cpus', '0.1', '--file', '-'], { input: Buffer.from(lines) })).stdout.trim().split('\n')
+  assert.deepEqual(await run(['task', 'wait', ...ids]), { exitCode: 1, stdout: '0\n1\n2\n', stderr: '' })
+  const refused = await run(['run', '-d', 'oci:/no/such/image'])
+  assert.equal(refused.exitCode, 125)
+  assert.match(refused.stderr, /^berth: the task could not be run \(step image\): /)
+  assert.equal((await run(['task', 'rm', late, endless, ...ids, refused.stdout.trim()])).exitCode, 0)
+  await noSandboxes()
 })
 
 test('host and version know the daemon, which leaves a token for others', async () => {

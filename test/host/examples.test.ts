@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { SandboxPage } from '../../src/schemas/sandbox.ts'
 import { TestDaemon } from '../support/test-daemon.ts'
@@ -34,4 +35,15 @@ test('examples/agent.ts runs its tool calls in a sandbox and leaves none', async
   assert.match(stdout, /\[turn 1\][^]*there is no fib\.sh\n\[exit code 0\]/)
   assert.match(stdout, /\[turn 2\][^]*\n55\n89\n\[exit code 0\]\n\nthe agent is content\n$/)
   assert.equal(await countSandboxes(daemon), 0)
+})
+
+test('examples/tasks.ts takes home the results of a batch, and leaves no sandbox', { timeout }, async t => {
+  const daemon = await TestDaemon.start(t)
+  const { stdout, stderr } = await run(process.execPath, [example('tasks.ts')], { env: { BERTH_URL: daemon.url, BERTH_TOKEN: daemon.token, BATCH: 'b1' }, timeout })
+  assert.equal(stderr, '')
+  assert.equal(stdout, [
+    'queued 4 tasks as b1', '91: failed, exit code 1: 91 = 7 * 13', '97: complete, exit code 0: 97 is prime', '101: complete, exit code 0: 101 is prime', '119: failed, exit code 1: 119 = 7 * 17', '',
+  ].join('\n'))
+  // The end of a task is told before its sandbox is deleted.
+  while (await countSandboxes(daemon) > 0) await delay(20)
 })
