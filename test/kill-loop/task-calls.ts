@@ -134,8 +134,13 @@ export class TaskCalls {
   /** What a destination was posted, each entry once, by their numbers. */
   async checkWebhook (id: string, path: string, expected: Buffer): Promise<string[]> {
     const state = await this.#untilShipped(id)
-    const { bytes, problems } = this.#receiver.receivedAt(path)
-    return [...state, ...problems, ...bytes.equals(expected) ? [] : [`what its webhook was told is otherwise: ${difference(bytes, expected)}`]]
+    const { output, statuses, problems } = this.#receiver.receivedAt(path)
+    return [
+      ...state,
+      ...problems,
+      ...output.equals(expected) ? [] : [`what its webhook was told is otherwise: ${difference(output, expected)}`],
+      ...statuses === 'pending\nscheduled\nrunning\ncomplete\n' ? [] : [`its webhook was told of ${JSON.stringify(statuses)}`],
+    ]
   }
 
   async #untilShipped (id: string): Promise<string[]> {

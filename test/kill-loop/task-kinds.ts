@@ -4,6 +4,7 @@ import type { Task, TaskCreate, TaskEnd } from '../../src/schemas/task.ts'
 import { countedAttempts, endedAs, plainLog, type TaskLog } from './task-verdicts.ts'
 import { pick, type Random } from './random.ts'
 import type { TaskCalls } from './task-calls.ts'
+import { secretOf } from './webhook-receiver.ts'
 
 /** What the loop has around its tasks. */
 export interface TaskWorld {
@@ -275,7 +276,7 @@ export const taskKinds: Readonly<Record<string, TaskKind>> = {
     make: ({ random, calls, webhookUrl }, name) => {
       const count = between(random, 20, 400)
       const planned = plain(sh(`i=0; while [ $i -lt ${count} ]; do echo "line $i"; i=$((i+1)); done`), { stdout: numbered(count, 'line') }, {
-        outputs: [{ type: 'webhook', url: `${webhookUrl}/${name}`, secret: `secret of ${name}` }],
+        outputs: [{ type: 'webhook', url: `${webhookUrl}/${name}`, secret: secretOf(`/${name}`) }],
       })
       return { ...planned, check: async (task, log) => [...await planned.check(task, log), ...await calls.checkWebhook(task.id, `/${name}`, numbered(count, 'line'))] }
     },

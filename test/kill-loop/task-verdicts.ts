@@ -43,7 +43,8 @@ export function endedAs (task: Task, expected: ExpectedEnd): string[] {
     // Cancelled or refused before it had a sandbox.
     if (attempt.startedAt === undefined && attempt.status === 'complete') problems.push(`its attempt ${attempt.number} is complete without having begun`)
   }
-  return problems.map(problem => `${problem}; ${JSON.stringify({ status, end, attempts: task.attempts.map(({ number, status, end }) => ({ number, status, end })) })}`)
+  if (problems.length === 0) return []
+  return [`${problems.join(', ')}; ${JSON.stringify({ status, end, attempts: task.attempts.map(({ number, status, end }) => ({ number, status, end })) })}`]
 }
 
 /** The log is just this, byte for byte. */
