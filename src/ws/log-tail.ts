@@ -39,7 +39,7 @@ const description = `JSON messages in text frames:
 - \`{"type":"error","code","message"}\`: the socket is closed: 1011 is a fault inside, 1013 says to try again, 4400 and above are 4000 and the HTTP status.
 
 Coming back with the \`cursor\` of the last frame loses and repeats nothing. The client sends no messages. Who reads slowly is waited for; who takes
-nothing for a minute while something waits is closed with 1013 \`follower_stalled\`; a daemon that ends closes with 1001.
+nothing for a minute (BERTH_FOLLOWER_STALL_MS) while something waits is closed with 1013 \`follower_stalled\`; a daemon that ends closes with 1001.
 
 A browser, which can send no header, offers the subprotocols \`berth.v1\` and \`bearer.<token>\`, or brings a ticket of purpose \`logs\`.`
 
@@ -93,7 +93,7 @@ export const logTailRoutes: FastifyPluginAsync<LogTailOptions> = async (app, { l
   }
 
   add<{ id: string }, Static<typeof TaskTailQuery>>(
-    '/tasks/:id/logs/ws', schemaOf('tailTaskLog', 'a task, of all its attempts', Type.Object({ id: TaskId }, object), TaskTailQuery),
+    '/tasks/:id/logs/ws', schemaOf('tailTaskLog', 'a task', Type.Object({ id: TaskId }, object), TaskTailQuery),
     ({ id }) => ({ purpose: 'logs', taskId: id }), ({ id }, query) => ({ source: logSources.taskLog(id, query.attempt), query }))
   add<{ id: string }, TailQuery>(
     '/sandboxes/:id/logs/ws', schemaOf('tailSandboxLog', 'a sandbox', Type.Object({ id: SandboxId }, object), TailQuery),

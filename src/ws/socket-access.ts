@@ -2,7 +2,7 @@
 import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { BerthError } from '../errors.ts'
-import { bearerToken, findBearerToken, root, unknownToken, type TokenVerifier } from '../routes/authentication.ts'
+import { bearerToken, findBearerToken, root, unknownToken, type Principal, type TokenVerifier } from '../routes/authentication.ts'
 import { checkScope } from '../routes/token-scopes.ts'
 import type { TicketScope } from '../services/tokens/ticket-store.ts'
 
@@ -18,13 +18,20 @@ const bearerPrefix = 'bearer.'
 
 /** Demands a token whose scope has the route, or a ticket for just this. @throws BerthError unauthenticated or permission_denied. */
 export function admitSocket (request: FastifyRequest, wanted: TicketScope, access: SocketAccess): void {
-  const token = tokenOf(request)
-  if (!access.isTrusted(request.raw.socket) && token === undefined) return redeem(request, wanted, access)
-  const principal = access.isTrusted(request.raw.socket) ? root : access.tokens.verify(token!)
-  if (!principal) throw unknownToken()
+  const principal = access.isTrusted(request.raw.socket) ? root : findOwner(request, access)
+  if (!principal) return redeem(request, wanted, access)
   const { id } = request.params as { id?: string }
   checkScope(principal, { method: request.method, route: request.routeOptions.url, sandboxId: id })
   request.principal = principal
+}
+
+/** Whose token the request brings; undefined when it brings none. @throws BerthError where it is of nobody. */
+function findOwner (request: FastifyRequest, { tokens }: SocketAccess): Principal | undefined {
+  const token = tokenOf(request)
+  if (token === undefined) return undefined
+  const principal = tokens.verify(token)
+  if (!principal) throw unknownToken()
+  return principal
 }
 
 /** @throws BerthError invalid_argument where protocols are offered, and the one there is is not among them. */

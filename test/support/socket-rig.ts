@@ -39,8 +39,6 @@ export interface Refusal {
   body: { code: string, kind: string, message: string, requestId: string }
 }
 
-export type SocketRig = Awaited<ReturnType<typeof buildSocketRig>>
-
 export async function buildSocketRig (t: TestContext, options: { followerStallMs?: number, onBatch?: () => void } = {}) {
   const dir = mkdtempSync(join(tmpdir(), 'berth-sockets-'))
   const db = openStateDatabase(join(dir, 'berth.db'))
