@@ -88,7 +88,7 @@ async function * batches (lines: AsyncIterable<Line>): AsyncGenerator<Line[]> {
 /** The daemon counts in its batch; the person in the file. */
 function inLines (error: unknown, lines: Line[]): unknown {
   if (!(error instanceof BerthError)) return error
-  const message = error.message.replaceAll(/\btasks\[(\d+)\]\.?/g, (_found, index: string) => `line ${lines[Number(index)]?.number ?? '?'} `).trimEnd()
+  const message = error.message.replaceAll(/\btasks\[(\d+)\](\.|: )?/g, (_found, index: string, more?: string) => `line ${lines[Number(index)]?.number ?? '?'}${more ? ': ' : ''}`)
   return new BerthError(error.kind, error.code, message, { cause: error, ...(error.details && { details: error.details }) })
 }
 
