@@ -306,9 +306,9 @@ test('each status of a task is said in its own words', async t => {
 test('task logs shows all attempts, follows to the end of the task, or shows one attempt', async t => {
   const at = new Date().toISOString()
   const attempt = (number: number, logCursor?: string, status: Task['attempts'][number]['status'] = 'failed') => ({ number, status, claimedAt: at, ...(logCursor !== undefined && { logCursor }) })
-  const ended = endedTask(3, { attempts: [attempt(1, '0:0'), attempt(2, undefined, 'returned'), attempt(2, '1:0'), attempt(3, '3:0')] })
-  const all = [line(10, 'one'), line(0, 'two', { cursor: '1:40' }), line(0, 'two, rotated', { cursor: '2:50:oe282' }), line(0, 'three', { cursor: '3:20' })]
-  const from: Record<string, number> = { '0:0': 0, '1:0': 1, '3:0': 3 }
+  const ended = endedTask(3, { attempts: [attempt(1, '0:0'), attempt(2, undefined, 'returned'), attempt(2, '0:10'), attempt(3, '3:0')] })
+  const all = [line(10, 'one'), line(40, 'two'), line(0, 'two, rotated', { cursor: '2:50:oe282' }), line(0, 'three', { cursor: '3:20' })]
+  const from: Record<string, number> = { '0:0': 0, '0:10': 1, '3:0': 3 }
   const fake = await startFakeDaemon(t, {
     [get]: () => ended,
     [logs]: (call, response) => { response.end(call.query.get('cursor') === '3:20' ? '' : all.slice(from[call.query.get('cursor') ?? '0:0']).join('')) },
