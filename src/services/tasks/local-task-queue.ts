@@ -51,7 +51,9 @@ export class LocalTaskQueue implements TaskQueue {
       while (claims.length < limit) {
         const next = lanes.next(search)
         const task = next && rows.findBySeq(next.head.seq)
-        if (next === undefined || task === undefined) break
+        if (next === undefined) break
+        // Never handed out twice, whatever is thought of it in memory: this failure has memory loaded anew.
+        if (task?.isDue !== true) throw new Error(`lane ${next.lane.key} begins with a task that is not due`)
         this.#ledger.change(task, () => deliver(task, { owner, leaseUntil: now + leaseMs, now }))
         lanes.served(next.lane.fair)
         search.room.cpuMillis -= next.lane.requests.cpuMillis
