@@ -15,8 +15,8 @@ export function chosenCompression (request: FastifyRequest): Compression | undef
 }
 
 /**
- * Flushes after each write. The windows are small, 16 KiB each: with the usual ones a thousand followers would take
- * more than a gigabyte.
+ * Flushes after each write. The windows are small, 16 KiB: some 40 KB for a stream, where zstd takes half a megabyte
+ * with its usual one.
  */
 export function createCompressor (compression: Compression): Transform {
   if (compression === 'gzip') return createGzip({ flush: constants.Z_SYNC_FLUSH, level: 1, windowBits: 14, memLevel: 5, chunkSize: 4096 })
