@@ -39,6 +39,8 @@ export class TaskRun {
   readonly #closing = new AbortController()
   #isCancelled: boolean
   #isAbandoned = false
+  /** Its report is under way or done: whether the lease still holds says nothing any more. */
+  #isReporting = false
   #sandbox: SandboxLifecycle | undefined
 
   constructor (claim: Claim, parts: TaskRunParts) {
@@ -67,15 +69,19 @@ export class TaskRun {
 
   /** Somebody else has the task: what was begun for it is ended, and nothing is reported. */
   abandon (): void {
-    if (this.#isAbandoned) return
-    this.#isAbandoned = true
-    this.#log('warn', {}, 'the lease of a task was lost; its sandbox is ended')
-    this.#stop()
+    if (!this.#isReporting) this.#abandon()
   }
 
   /** Lets go of the run without touching its sandbox. */
   close (): void {
     this.#closing.abort()
+  }
+
+  #abandon (): void {
+    if (this.#isAbandoned) return
+    this.#isAbandoned = true
+    this.#log('warn', {}, 'the lease of a task was lost; its sandbox is ended')
+    this.#stop()
   }
 
   async #run (onStarted: () => void): Promise<void> {
@@ -124,6 +130,7 @@ export class TaskRun {
 
   async #report (verdict: Verdict): Promise<void> {
     const { queue } = this.#parts
+    this.#isReporting = true
     const settled = await this.#durably(async () => verdict.verdict === 'settle'
       ? await queue.settle(this.claim, verdict.outcome)
       : await queue.release(this.claim, verdict))
@@ -139,7 +146,7 @@ export class TaskRun {
         return await work()
       } catch (error) {
         if (error instanceof BerthError && error.code === 'stale_claim') {
-          this.abandon()
+          this.#abandon()
           return undefined
         }
         this.#log('error', { err: error }, 'the queue could not be told of a task; it is tried again')
