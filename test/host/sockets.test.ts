@@ -28,8 +28,7 @@ test('the log of a sandbox is followed at every door, and a daemon that ends say
   const bySocket = (path: string) => new WebSocket(`ws+unix://${daemon.socketPath}:${path}`)
 
   await t.test('to the end of its sandbox, byte for byte', async () => {
-    for (const socket of [byPort(pathOf(short.id)), bySocket(pathOf(short.id))]) {
-      const { messages, code } = await untilClosed(socket)
+    for (const { messages, code } of await Promise.all([byPort(pathOf(short.id)), bySocket(pathOf(short.id))].map(untilClosed))) {
       assert.equal(code, 1000)
       assert.deepEqual(bytesOf(messages, 'stdout'), Buffer.from([...Buffer.from('one\r\n'), 0xff, 0x00]))
       assert.equal(bytesOf(messages, 'stderr').toString(), 'two\n')
