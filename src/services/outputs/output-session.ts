@@ -1,7 +1,7 @@
 /** One connection of an output to its destination: from a place in the log until it is up to date for good, fails, or is stopped. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { rejectWhenAborted } from '../../lib/abort-race.ts'
 import { ChangeSignal } from '../../lib/change-signal.ts'
-import { withDeadline } from '../../lib/deadline.ts'
 import type { LogReader } from '../logs/log-reader.ts'
 import { newOutputPair, type PlacedEntry } from './output-pair.ts'
 import { startCursor, type OutputPlace } from './output-place.ts'
@@ -31,6 +31,8 @@ export interface SessionOptions {
   changes: ChangeSignal
   /** Stops it at a clean place. */
   signal: AbortSignal
+  /** Nobody wants to know what becomes of deliveries under way. */
+  isForgotten: () => boolean
   onEntries: (place: OutputPlace, doneThrough: string, state: SinkState) => void
   onStatuses: (nextSeq: number) => void
 }
@@ -67,11 +69,6 @@ export class OutputSession {
   /** Nothing waits to be delivered or confirmed. */
   get isQuiet (): boolean {
     return this.#batch.length === 0 && this.#deliveries.size === 0
-  }
-
-  /** Bytes of output in memory that the destination has not confirmed, without those of unfinished lines. */
-  get batchBytes (): number {
-    return this.#batchBytes
   }
 
   /**
@@ -143,7 +140,7 @@ export class OutputSession {
     while (!this.#isOver) {
       const entries = this.#statuses(task).slice(0, sink.limits.batchEntries)
       if (entries.length > 0) {
-        await withDeadline(this.#options.times.deliveryMs, 'a delivery', async () => { await sink.writeStatus?.(entries) })
+        await this.#inTime(sink.writeStatus?.(entries) ?? Promise.resolve())
         this.#statusSeq = entries.at(-1)!.seq + 1
         this.#options.onStatuses(this.#statusSeq)
       } else if (this.#isRead) {
@@ -211,14 +208,20 @@ export class OutputSession {
   }
 
   async #deliver (sent: Sent, entries: readonly OutputEntry[]): Promise<void> {
-    const { sink, times, boundaries, onEntries } = this.#options
-    const state = await withDeadline(times.deliveryMs, 'a delivery', () => sink.write(entries))
+    const { sink, boundaries, onEntries } = this.#options
+    const state = await this.#inTime(sink.write(entries))
     sent.answer = { state }
     for (let first = this.#sent[0]; first?.answer; first = this.#sent[0]) {
       this.#sent.shift()
       while (boundaries[0] !== undefined && boundaries[0] < first.place.seq) boundaries.shift()
       onEntries(first.place, first.doneThrough, first.answer.state)
     }
+  }
+
+  /** A sink that hangs has failed. */
+  async #inTime<T> (delivery: Promise<T>): Promise<T> {
+    const late = AbortSignal.timeout(this.#options.times.deliveryMs)
+    return await rejectWhenAborted(delivery, late).catch(error => { throw late.aborted ? new Error('the destination does not answer') : error })
   }
 
   get #hasRoom (): boolean {
@@ -241,8 +244,8 @@ export class OutputSession {
   }
 
   async #close (): Promise<void> {
-    const { sink, times } = this.#options
-    const settled = Promise.allSettled(this.#deliveries)
+    const { sink, times, isForgotten } = this.#options
+    const settled = isForgotten() ? Promise.resolve() : Promise.allSettled(this.#deliveries)
     // What is under way may yet be confirmed where nothing is wrong; elsewhere closing ends it.
     if (!this.#failure) await bounded(settled, times.settleMs)
     const isWhole = !this.#isOver

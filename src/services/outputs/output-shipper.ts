@@ -180,6 +180,7 @@ export class OutputShipper {
       boundaries: this.#boundaries,
       changes: this.#changes,
       signal: this.#stopping.signal,
+      isForgotten: () => this.#isForgotten,
       onEntries: (place, doneThrough, sinkState) => { done({ place, doneThrough, sinkState }) },
       onStatuses: statusSeq => { done({ statusSeq }) },
     })
