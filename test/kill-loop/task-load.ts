@@ -25,9 +25,10 @@ export interface PushedTask extends Pick<PlannedTask, 'check'> {
 export async function pushTasks (world: TaskWorld, count: number, killed: () => number): Promise<PushedTask[]> {
   const { random, calls } = world
   const waiting = mixKinds(random, count)
+  const whole = waiting.length
   const pushed: PushedTask[] = []
   while (waiting.length > 0) {
-    const due = Math.ceil(count * Math.min(1, shareAtFirst + (1 - shareAtFirst) * killed() / pushedBy)) - pushed.length
+    const due = Math.ceil(whole * Math.min(1, shareAtFirst + (1 - shareAtFirst) * killed() / pushedBy)) - pushed.length
     if (due <= 0) {
       await delay(pauseMs)
       continue
