@@ -8,7 +8,6 @@ import {
 } from './services/network/network-settings.ts'
 import type { OutputSpec } from './schemas/output.ts'
 import { parseOutputs } from './services/outputs/output-settings.ts'
-import { defaultReservedMemoryBytes } from './services/tasks/host-room.ts'
 import type { LabelLimit } from './services/tasks/task-queue.ts'
 import { parseLabelLimits, parseLabelName, parseOvercommit, parseTaskPools } from './services/tasks/task-settings.ts'
 import { defaultRegistrySettings, parseInsecure, parseMirrors } from './services/images/registry/registry-settings.ts'
@@ -94,7 +93,7 @@ export interface Config {
   taskPools: readonly string[]
   /** How many times over processors may be requested by tasks. */
   taskCpuOvercommit: number
-  /** Memory that tasks leave to everything else, in bytes. */
+  /** Memory that tasks leave to everything else, in bytes; 0 is what is sensible for this host. */
   taskReservedMemoryBytes: number
   /** The label between whose values tasks take turns. */
   taskFairLabel: string
@@ -144,7 +143,7 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   runtime: { variable: 'BERTH_RUNTIME', fallback: () => 'runsc', parse: parseChoice(['runsc', 'runc']) },
   shutdownGraceMs: { variable: 'BERTH_SHUTDOWN_GRACE_MS', fallback: () => 10_000, parse: parseInteger(0, 600_000) },
   maxLogBytes: { variable: 'BERTH_MAX_LOG_BYTES', fallback: () => 64 * 1024 ** 2, parse: parseInteger(64 * 1024, 1024 ** 4) },
-  logKeepBytes: { variable: 'BERTH_LOG_KEEP_BYTES', fallback: soFar => 4 * (soFar.maxLogBytes ?? 64 * 1024 ** 2), parse: parseInteger(128 * 1024, 16 * 1024 ** 4) },
+  logKeepBytes: { variable: 'BERTH_LOG_KEEP_BYTES', fallback: () => 256 * 1024 ** 2, parse: parseInteger(128 * 1024, 16 * 1024 ** 4) },
   logDiskBytes: { variable: 'BERTH_LOG_DISK_BYTES', fallback: () => 16 * 1024 ** 3, parse: parseInteger(0, Number.MAX_SAFE_INTEGER) },
   followerStallMs: { variable: 'BERTH_FOLLOWER_STALL_MS', fallback: () => 60_000, parse: parseInteger(1000, 24 * 3600 * 1000) },
   deletedRetentionMs: { variable: 'BERTH_DELETED_RETENTION_MS', fallback: () => 24 * 3600 * 1000, parse: parseInteger(0, 365 * 24 * 3600 * 1000) },
@@ -177,7 +176,7 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   configureHost: { flag: 'configureHost', variable: 'BERTH_CONFIGURE_HOST', fallback: () => false, parse: parseBoolean },
   taskPools: { variable: 'BERTH_TASK_POOLS', fallback: () => ['default'], parse: parseTaskPools },
   taskCpuOvercommit: { variable: 'BERTH_TASK_CPU_OVERCOMMIT', fallback: () => 4, parse: parseOvercommit },
-  taskReservedMemoryBytes: { variable: 'BERTH_TASK_RESERVED_MEMORY_BYTES', fallback: defaultReservedMemoryBytes, parse: parseInteger(0, Number.MAX_SAFE_INTEGER) },
+  taskReservedMemoryBytes: { variable: 'BERTH_TASK_RESERVED_MEMORY_BYTES', fallback: () => 0, parse: parseInteger(0, Number.MAX_SAFE_INTEGER) },
   taskFairLabel: { variable: 'BERTH_TASK_FAIR_LABEL', fallback: () => 'tenant', parse: parseLabelName },
   taskLabelLimits: { variable: 'BERTH_TASK_LABEL_LIMITS', fallback: () => [], parse: parseLabelLimits },
   taskLeaseMs: { variable: 'BERTH_TASK_LEASE_MS', fallback: () => 30_000, parse: parseInteger(1000, 3_600_000) },

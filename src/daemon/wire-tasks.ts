@@ -17,7 +17,7 @@ import { checkOutputSpecs, type OutputSettings } from '../services/outputs/outpu
 import type { SandboxManager } from '../services/sandboxes/sandbox-manager.ts'
 import type { HostPlaces } from '../services/sandboxes/sandbox-places.ts'
 import { liveStatuses } from '../services/sandboxes/sandbox-status.ts'
-import { HostRoom } from '../services/tasks/host-room.ts'
+import { defaultReservedMemoryBytes, HostRoom } from '../services/tasks/host-room.ts'
 import { TaskManager } from '../services/tasks/task-manager.ts'
 import { createTaskMetrics } from '../services/tasks/task-metrics.ts'
 import { TaskNews } from '../services/tasks/task-news.ts'
@@ -68,7 +68,7 @@ export function wireTasks (wiring: TaskWiring): WiredTasks {
   })
   const room = new HostRoom({
     cpuOvercommit: config.taskCpuOvercommit,
-    reservedMemoryBytes: config.taskReservedMemoryBytes,
+    reservedMemoryBytes: config.taskReservedMemoryBytes || defaultReservedMemoryBytes(),
     stateDir: config.stateDir,
     overheadBytes: Math.max(...Object.values(runtimeProfiles).map(({ overhead }) => overhead.memoryBytes)),
     others: () => sandboxes.all().filter(({ record, status }) => !record.task && liveStatuses.includes(status)).map(({ record }) => record.resources),
