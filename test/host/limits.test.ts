@@ -121,6 +121,7 @@ test('a flood of output is bounded by rotation, and who follows it reads each li
   const files = (await readdir(join(daemon.stateDir, 'sandboxes', id))).filter(name => /^log(\.\d+)?$/.test(name))
   assert.ok(files.length >= 2 && files.length <= 4, `the log and at most three before it: ${files.join(', ')}`)
   const records = (await followed).text.split('\n').filter(Boolean).map(line => JSON.parse(line) as LogRecord)
+  assert.deepEqual(records.pop(), { type: 'end', reason: 'exited', exitCode: 0 })
   const { gaps, last } = countThrough(records, 100_000)
   assert.equal(last, 819_999, `the follower comes to the end, over ${gaps} gaps`)
 })

@@ -1,6 +1,6 @@
 /** Rotations at the very moments between two of the reader's system calls. */
 import assert from 'node:assert/strict'
-import { appendFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import fs, { appendFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import promises, { open, type FileHandle } from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
 import { test, type TestContext } from 'node:test'
@@ -35,6 +35,34 @@ test('what is written after the end was seen and before the writer ended is read
   const texts: string[] = []
   for await (const batch of reader.readBatches(options({ follow: true, isEnded: () => ended }))) texts.push(...brief(batch))
   assert.deepEqual(texts, ['o:a', 'o:b'])
+})
+
+test('followers that share what they read believe in an end of file only once it is final', async t => {
+  const { reader, options, write, path } = await build(t)
+  // The kernel tells nothing, so that only what is looked at counts.
+  const watching = t.mock.method(fs, 'watch', () => { throw new Error('no watch is left') })
+  syncBuiltinESMExports()
+  t.after(() => {
+    watching.mock.restore()
+    syncBuiltinESMExports()
+  })
+  await write(line('a'))
+  let ended = false
+  let reads = 0
+  await afterRead(t, path(), ({ bytesRead }) => {
+    // The first to see the end of the file; others come to the same place before anything is told of what follows.
+    if (bytesRead > 0 || reads++ > 0) return
+    appendFileSync(path(), line('b'))
+    renameSync(path(), path('log.0'))
+    writeFileSync(path(), line('c'))
+    ended = true
+  })
+  const follow = async () => {
+    const texts: string[] = []
+    for await (const batch of reader.readBatches(options({ follow: true, isEnded: () => ended }))) texts.push(...brief(batch))
+    return texts
+  }
+  assert.deepEqual(await Promise.all([follow(), follow(), follow()]), Array.from({ length: 3 }, () => ['o:a', 'o:b', 'o:c']))
 })
 
 test('a rotation right after any listing is not mistaken for the file that was listed', async t => {
