@@ -94,15 +94,15 @@ test('killed at any moment between taking, confirming and writing down, nothing 
       for (const { after, keep } of kills) {
         const before = await readFile(file).catch(() => undefined)
         const manager = newManager()
-        const killed = Promise.withResolvers<void>()
+        let isKilled = false
         let batches = 0
         to.after = () => {
           if (++batches < after) return
-          killed.resolve()
+          isKilled = true
           return new Promise(() => undefined)
         }
         manager.begin(one)
-        await Promise.race([killed.promise, until('the end', () => done.includes(name))])
+        await until('the kill or the end', () => isKilled || done.includes(name))
         // A manager that forgets writes nothing more: what is on disk then is what a kill leaves.
         await manager.forget(name)
         if (keep === 'old' && before) await writeFile(file, before)
