@@ -114,7 +114,7 @@ test('a full disk is an error inside; files survive a stop, and the disk is give
 })
 
 test('a flood of output is bounded by rotation, and who follows it reads each line or is told of the gap', async t => {
-  const daemon = await TestDaemon.start(t, { env: { BERTH_MAX_LOG_BYTES: String(MiB) } })
+  const daemon = await TestDaemon.start(t, { env: { BERTH_MAX_LOG_BYTES: String(MiB), BERTH_LOG_KEEP_BYTES: String(4 * MiB) } })
   const { id } = await daemon.create({ entrypoint: ['sh', '-c', 'for k in 1 2 3 4 5 6 7 8; do seq $((k*100000)) $((k*100000+19999)); sleep 1; done'] })
   const followed = daemon.request('GET', `/v1/sandboxes/${id}/logs?follow=true&format=ndjson`)
   await daemon.wait(id, deadlineMs)
