@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import type { BerthClient } from '../../../src/cli/client.ts'
 import { followLog } from '../../../src/cli/log-follower.ts'
 import { LogPrinter } from '../../../src/cli/log-printer.ts'
-import { Output } from '../../../src/cli/output.ts'
+import { Output } from '../../../src/cli/command-output.ts'
 import type { LogEnd, LogRecord } from '../../../src/schemas/log.ts'
 
 const record = (cursor: string, text: string, more: object = {}): LogRecord => ({ type: 'line', cursor, at: 'T', stream: 'stdout', text, partial: false, ...more })
