@@ -185,7 +185,8 @@ export class OutputShipper {
       onStatuses: statusSeq => { done({ statusSeq }) },
     })
     const quiet = liveTurn && setTimeout(() => {
-      if (!session.isQuiet) return
+      // A batch that failed before is on its way, and will tell.
+      if (!session.isQuiet || this.#boundaries.length > 0) return
       this.#succeeded()
       liveTurn.release()
     }, times.quietMs)

@@ -164,7 +164,7 @@ test('an outage delays, the same batches come again, and memory stays small', as
   assert.deepEqual([...new Set(attempts.filter(attempt => attempt.startsWith('0-')))], ['0-0'], 'the first batch was not the same each time')
   isDown = false
   await until('all of it', () => to.taken.length >= texts.length)
-  assert.equal((await manager.states('one'))[0]!.status, 'shipping')
+  await until('the news of it', async () => (await manager.states('one'))[0]!.status === 'shipping')
   one.become('complete')
   manager.wake('one')
   await until('the end', () => done.length === 1)
