@@ -48,6 +48,7 @@ class Follower {
   cursor: string | undefined
   resumed = 0
   readonly #hash = createHash('sha1')
+  #unfinished = ''
   #bytes = 0
   #firstMs = NaN
   #lastMs = NaN
@@ -62,15 +63,16 @@ class Follower {
 
   take (frame: Frame): void {
     if (frame.type === 'gap') throw new Error(`the log has a gap: ${frame.message}`)
-    const text = frame.data ?? frame.text ?? ''
-    const data = Buffer.from(text, frame.encoding ?? 'utf8')
-    this.add(data)
-    if (frame.data === undefined && !frame.partial) this.add(Buffer.from('\n'))
+    const text = frame.data ?? `${frame.text ?? ''}${frame.partial ? '' : '\n'}`
+    this.add(Buffer.from(text, frame.encoding ?? 'utf8'))
     this.cursor = frame.cursor
     if (!task.isTimed) return
     const at = now()
     result.sinceRead.push(at - parseTime(frame.time ?? frame.at ?? ''))
-    for (const line of text.split('\n')) if (line !== '') result.sincePrinted.push(at - Number(line.split(' ')[0]) * 1000)
+    // A line that was written in two pieces has come with the second.
+    const lines = (this.#unfinished + text).split('\n')
+    this.#unfinished = lines.pop() ?? ''
+    for (const line of lines) result.sincePrinted.push(at - Number(line.split(' ')[0]) * 1000)
   }
 
   end (): Followed {

@@ -49,7 +49,7 @@ export async function measureLines ({ daemon, signal }: TaskBenchOptions): Promi
       { claim: `line read by conmon → follower by ${name}, 99 of 100`, unit: 'ms', ours: [quantile(read, 0.99)] },
     ]
   })
-  const skew = Math.min(...sse.sincePrinted.map((printed, index) => printed - (sse.sinceRead[index] ?? NaN)))
+  const skew = Math.min(...sse.sincePrinted.map((printed, index) => printed - (sse.sinceRead[index] ?? Infinity)))
   return { claims, notes: [`a line has the time of the program's own clock (ts of busybox, in gVisor), which is right beside the host's: the quickest was read by conmon ${skew.toFixed(3)} ms after it`] }
 }
 

@@ -15,7 +15,7 @@ export interface TaskBenchOptions {
 }
 
 const count = 40
-const rounds = 5
+const rounds = 3
 const MiB = 1024 ** 2
 const resources = { cpuMillis: 1000, memoryBytes: 64 * MiB }
 const entrypoint = ['true']

@@ -246,7 +246,11 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const tokenPath = join(config.stateDir, 'admin.token')
   const token = tokens.ensureAdminToken(tokenPath)
   if (token.isNew) logger.info({ tokenPath }, 'an admin token was made')
-  const logSources = { sandboxLog: (id: string) => sandboxes.sandboxLog(id), execLog: (id: string, execId: string) => execs.execLog(id, execId), taskLog: (id: string, attempt?: number) => tasks.manager.taskLog(id, attempt) }
+  const logSources = {
+    sandboxLog: (id: string) => sandboxes.sandboxLog(id),
+    execLog: (id: string, execId: string) => execs.execLog(id, execId),
+    taskLog: (id: string, attempt?: number) => tasks.manager.taskLog(id, attempt),
+  }
   const closing = new AbortController()
   const forcing = new AbortController()
   const previews = new PreviewGate({
@@ -270,7 +274,9 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const rootSocket: RootSocket = new RootSocket({ ...door, path: config.socketPath })
   const gatewayDoor = new GatewayDoor({ ...door, isWelcome: address => network.manager.mayReachApi(address) })
   const app = buildApp({
-    services: { tasks: tasks.manager, sandboxes, execs, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry },
+    services: {
+      tasks: tasks.manager, sandboxes, execs, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry,
+    },
     logger,
     version,
     isTrusted: socket => rootSocket.has(socket),

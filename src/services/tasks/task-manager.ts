@@ -246,7 +246,7 @@ export class TaskManager {
 
   async #removeFiles (id: string): Promise<void> {
     const { outputs, places, logs, logger } = this.#options
-    outputs.forget(id)
+    await outputs.forget(id)
     const { dir } = places.task(id)
     await rm(dir, { recursive: true, force: true }).catch(error => logger.warn({ taskId: id, err: error }, 'the files of a task could not be removed; the next daemon tries again'))
     logs.wake(dir)

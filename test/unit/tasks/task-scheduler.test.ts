@@ -15,7 +15,9 @@ const MiB = 1024 ** 2
 
 /** A sandbox that ends when the test says so. */
 class FakeSandbox {
-  readonly record: { id: string, task: { id: string, fence: number, logCursor: string }, timings: never[], startedAt: string, end?: SandboxEnd, deletedAt?: string, isDeleting?: boolean }
+  readonly record: {
+    id: string, task: { id: string, fence: number, logCursor: string }, timings: never[], startedAt: string, end?: SandboxEnd, deletedAt?: string, isDeleting?: boolean
+  }
   readonly #watchers = new Set<() => void>()
   stops: unknown[] = []
 
