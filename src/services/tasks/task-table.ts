@@ -69,7 +69,8 @@ export class TaskTable {
   async markOutputsDone (id: string): Promise<void> {
     await this.#ledger.run(() => {
       const task = this.#ledger.rows.find(id)
-      if (task && !task.areOutputsDone) this.#ledger.change(task, () => task.areOutputsDone = true)
+      // One that was begun anew meanwhile has more to deliver.
+      if (task?.endedAt !== undefined && !task.areOutputsDone) this.#ledger.change(task, () => task.areOutputsDone = true)
     })
   }
 

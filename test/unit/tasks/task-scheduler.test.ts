@@ -18,6 +18,7 @@ class FakeSandbox {
   readonly record: {
     id: string, task: { id: string, fence: number, logCursor: string }, timings: never[], startedAt: string, end?: SandboxEnd, deletedAt?: string, isDeleting?: boolean
   }
+
   readonly #watchers = new Set<() => void>()
   stops: unknown[] = []
 
