@@ -25,6 +25,7 @@ export function flagsWithoutNetwork (): string[] {
   return (runtimeProfiles['runsc']?.globalArgs ?? []).map(flag => flag.startsWith('--network=') ? '--network=none' : flag)
 }
 
+const loggedWithinMs = 120_000
 const withoutNetSysctls = new URL('../libexec/without-net-sysctls', import.meta.url).pathname
 
 interface BareProcess { args: string[] }
@@ -104,9 +105,13 @@ export class BareRunsc implements Contestant {
     const bundleDir = this.#bundle(id)
     const logPath = join(bundleDir, 'log')
     const [program = '', ...args] = this.#command
-    const until = async (isSo: () => Promise<boolean>) => { while (!await isSo()) await delay(2) }
+    const giveUpAtMs = Date.now() + loggedWithinMs
+    const until = async (isSo: () => Promise<boolean>) => {
+      for (; !await isSo(); await delay(2)) if (Date.now() > giveUpAtMs) throw new Error('the printer under a monitor did not come to its end')
+    }
     await startMonitored({ conmonPath, containerId: id, runtime: [program, ...args], bundleDir, runDir: bundleDir, exitDir: bundleDir, logPath })
-    await until(async () => (await stat(logPath)).size > 0)
+    await this.#runscQuietly('start', id)
+    await until(async () => (await stat(logPath)).size > 0 || await readExitCode(bundleDir, id) !== undefined)
     const durationMs = await timed(() => until(async () => await readExitCode(bundleDir, id) !== undefined))
     mustBe('the exit code of the printer', await readExitCode(bundleDir, id), 0)
     await this.removeDetached(id)

@@ -9,7 +9,10 @@ import type { PatientClient, Reply } from './patient-client.ts'
 import { difference } from './task-verdicts.ts'
 import type { WebhookReceiver } from './webhook-receiver.ts'
 
-const patienceMs = 180_000
+/** The tasks of a long loop wait for minutes until it is their turn. */
+const patienceMs = 1_800_000
+/** From the last kill until all have ended. */
+const lastEndWithinMs = 180_000
 const pauseMs = 150
 const endedStatuses = ['complete', 'failed', 'cancelled']
 
@@ -81,7 +84,7 @@ export class TaskCalls {
 
   /** Until none waits or runs any more. Answers whether that came true. */
   async untilAllEnded (): Promise<boolean> {
-    return await this.#until(async () => (await this.list('&status=pending,scheduled,running')).length === 0)
+    return await this.#until(async () => (await this.list('&status=pending,scheduled,running')).length === 0, lastEndWithinMs)
   }
 
   /** Follows a log to its end, and reads on from its last cursor whenever the connection is lost. Answers what it was told, put together. */
