@@ -30,6 +30,7 @@ export class TaskScheduler {
   #stopWatching: (() => void) | undefined
   #pumping: Promise<void> | undefined
   #isPokedAgain = false
+  #hasStarted = false
   #isClosed = false
   #isDraining = false
   #heldBack: HeldBack | undefined
@@ -50,6 +51,11 @@ export class TaskScheduler {
   /** Goes on with what an earlier daemon of this host had claimed, and deletes sandboxes of deliveries that are over. */
   async adopt (): Promise<void> {
     const { queue, owner, leaseMs, sandboxes, logger } = this.#options
+    // What is cancelled from now on is heard; what was before is in the claims.
+    this.#stopWatching = queue.watch(news => {
+      if (news.kind === 'cancel') this.#runs.get(news.taskId)?.cancel()
+      else this.poke()
+    })
     for (const claim of await queue.held(owner, leaseMs)) this.#begin(claim)
     for (const { record } of sandboxes.all()) {
       const { task } = record
@@ -62,18 +68,15 @@ export class TaskScheduler {
 
   /** Begins to take tasks. */
   start (): void {
-    const { queue, leaseMs } = this.#options
-    this.#stopWatching = queue.watch(news => {
-      if (news.kind === 'cancel') this.#runs.get(news.taskId)?.cancel()
-      else this.poke()
-    })
+    this.#hasStarted = true
+    const { leaseMs } = this.#options
     this.#timers = [setInterval(() => this.poke(), lookEveryMs), setInterval(() => { void this.#renew() }, leaseMs / renewalsPerLease)]
     this.poke()
   }
 
-  /** Looks whether something can be begun. */
+  /** Looks whether something can be begun. Nothing is before the start: what is claimed already must be known first. */
   poke (): void {
-    if (this.#isClosed) return
+    if (!this.#hasStarted || this.#isClosed) return
     this.#isPokedAgain = true
     this.#pumping ??= this.#pump().finally(() => { this.#pumping = undefined })
   }

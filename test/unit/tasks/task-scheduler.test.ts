@@ -137,6 +137,7 @@ async function settle (): Promise<void> {
 test('a task is run from its sandbox to its report, and then nothing is left', async () => {
   const { scheduler, waiting, sandboxes, told } = rig()
   waiting.push(claimOf('a'))
+  await scheduler.adopt()
   scheduler.start()
   await settle()
   sandboxes[0]?.end({ exitCode: 0 })
@@ -149,6 +150,7 @@ test('a task is run from its sandbox to its report, and then nothing is left', a
 test('each claim is asked for with the room that those before it have left', async () => {
   const { scheduler, waiting, asked } = rig()
   waiting.push(claimOf('a'), claimOf('b'))
+  await scheduler.adopt()
   scheduler.start()
   await settle()
   const [first, second, third] = asked
@@ -161,6 +163,7 @@ test('nothing is asked for while the kernel says that memory is short, and the q
   const { scheduler, waiting, asked, heldBack } = rig()
   heldBack.pressure = 50
   waiting.push(claimOf('a'))
+  await scheduler.adopt()
   scheduler.start()
   await settle()
   assert.equal(asked.length, 0)
@@ -175,6 +178,7 @@ test('nothing is asked for while the kernel says that memory is short, and the q
 test('a daemon that drains takes nothing more, and what runs goes on', async () => {
   const { scheduler, waiting, sandboxes, told } = rig()
   waiting.push(claimOf('a'))
+  await scheduler.adopt()
   scheduler.start()
   await settle()
   scheduler.drain()
@@ -229,6 +233,7 @@ test('a sandbox of a delivery that is over is deleted', async () => {
 test('cancelling stops the sandbox, and reports what it was', async () => {
   const { scheduler, waiting, sandboxes, outcomes, listeners } = rig()
   waiting.push(claimOf('a'))
+  await scheduler.adopt()
   scheduler.start()
   await settle()
   for (const listener of listeners) listener({ kind: 'cancel', taskId: 'a' })
@@ -251,6 +256,7 @@ test('one that is to be cancelled and has no sandbox yet gets none', async () =>
 test('a report that finds the claim stale ends the sandbox and reports nothing', async () => {
   const { scheduler, waiting, sandboxes, told, settleFails } = rig()
   waiting.push(claimOf('a'))
+  await scheduler.adopt()
   scheduler.start()
   await settle()
   Object.assign(settleFails, { times: 1, error: new BerthError('conflict', 'stale_claim', 'somebody else has it') })
@@ -263,6 +269,7 @@ test('a report that finds the claim stale ends the sandbox and reports nothing',
 test('a daemon that ends touches no sandbox and reports nothing', async () => {
   const { scheduler, waiting, sandboxes, told } = rig()
   waiting.push(claimOf('a'))
+  await scheduler.adopt()
   scheduler.start()
   await settle()
   await scheduler.close()
@@ -276,6 +283,7 @@ test('a sandbox that cannot be made is reported by what was wrong', async () => 
   const { scheduler, waiting, told, createFails } = rig()
   createFails.error = new BerthError('unavailable', 'registry_unavailable', 'no answer')
   waiting.push(claimOf('a'))
+  await scheduler.adopt()
   scheduler.start()
   await settle()
   createFails.error = new BerthError('not_found', 'image_not_found', 'no such image')
@@ -283,5 +291,18 @@ test('a sandbox that cannot be made is reported by what was wrong', async () => 
   scheduler.poke()
   await settle()
   assert.deepEqual(told, ['release a', 'settle b failed'])
+  await scheduler.close()
+})
+
+test('nothing is claimed before what an earlier daemon had claimed is known', async () => {
+  const { scheduler, waiting, asked, sandboxes } = rig()
+  waiting.push(claimOf('a'))
+  scheduler.poke()
+  await settle()
+  assert.equal(asked.length, 0)
+  await scheduler.adopt()
+  scheduler.start()
+  await settle()
+  assert.equal(sandboxes.length, 1)
   await scheduler.close()
 })
