@@ -55,7 +55,8 @@ export async function startMonitored (spec: MonitorSpec, signal?: AbortSignal): 
       argv: ['conmon', ...conmonArgs(spec)],
       env: { ...cleanEnv, _OCI_SYNCPIPE: '3' },
       cwd: '/',
-      stdio: [null, null, null, sync.writeFd],
+      // The reading end too: conmon would die of a report that nobody can read any more, and take the exit code with it.
+      stdio: [null, null, null, sync.writeFd, sync.readFd],
       isSessionLeader: true,
     })
   } catch (cause) {
