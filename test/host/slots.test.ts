@@ -101,6 +101,12 @@ test('daemons on one host get blocks that do not overlap, and keep them', { time
   await assertClean()
 })
 
+test('a daemon that came to hold two blocks gives both back, in both families', { timeout: 60_000 }, async (t) => {
+  const { play, newHostId, assertClean } = await build(t)
+  await play('claimTwice', { hostId: await newHostId(), pool4: '10.200.0.0/19', pool6: 'fd00:a1b2::/64' })
+  await assertClean()
+})
+
 test('a block that the host uses, or has a way to, is left alone', { timeout: 60_000 }, async (t) => {
   const { play, newHostId, ip, assertClean } = await build(t)
   await ip('link', 'set', 'lo', 'up')

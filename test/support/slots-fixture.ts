@@ -11,7 +11,7 @@ import { limitBandwidth } from '../../src/host/traffic-control.ts'
 import { pollUntil } from '../../src/lib/poll.ts'
 import { configureForwarding, readForwarding } from '../../src/services/network/forwarding.ts'
 import { claimNetwork, releaseClaim } from '../../src/services/network/network-claim.ts'
-import type { NetworkPlan, NetworkSlot } from '../../src/services/network/network-plan.ts'
+import { planNetwork, type NetworkPlan, type NetworkSlot } from '../../src/services/network/network-plan.ts'
 import { SlotBuilder } from '../../src/services/network/slot-builder.ts'
 import { SlotPool } from '../../src/services/network/slot-pool.ts'
 
@@ -46,7 +46,7 @@ async function withSlots<T> (hostId: string, work: (parts: { plan: NetworkPlan, 
   await builder.destroy((await builder.find()).map(number => plan.slot(number)))
   await pollUntil(async () => (await builder.find()).length === 0, 5000)
   const left = await builder.find()
-  await releaseClaim(plan)
+  await releaseClaim(plan, pools)
   return { ...answer, left }
 }
 
@@ -151,10 +151,21 @@ const scenarios: Record<string, (options: Options) => Promise<object>> = {
     const [holder, stranger] = [0, 1].map(wanted => hostIds[outcomes.findIndex(({ status }) => status === (wanted === 0 ? 'fulfilled' : 'rejected'))] ?? '')
     const again = await claimNetwork({ hostId: holder ?? '', pool4, pool6 })
     const isKept = plans.some(({ tag, block4 }) => tag === again.plan.tag && block4 === again.plan.block4)
-    await releaseClaim(again.plan)
+    await releaseClaim(again.plan, { pool4, pool6 })
     const next = await claimNetwork({ hostId: stranger ?? '', pool4, pool6 })
-    for (const plan of [...plans, next.plan]) await releaseClaim(plan)
+    for (const plan of [...plans, next.plan]) await releaseClaim(plan, { pool4, pool6 })
     return { blocks: new Set(plans.map(({ block4 }) => block4)).size, refused, isKept, isFreed: next.plan.block4 === again.plan.block4 }
+  },
+
+  /** Two blocks of one daemon: what it claimed, and what its predecessor had asked for and the kernel did late. */
+  async claimTwice ({ hostId, pool4, pool6 }) {
+    const { plan } = await claimNetwork({ hostId, pool4, pool6 })
+    const blockIndex = [0, 1].find(index => planNetwork({ tag: plan.tag, pool4, pool6, blockIndex: index }).block4 !== plan.block4) ?? 0
+    const late = planNetwork({ tag: plan.tag, pool4, pool6, blockIndex })
+    await run('ip', ['addr', 'add', `${late.gateway4}/32`, 'dev', 'lo', 'label', `lo:${plan.tag}`])
+    await run('ip', ['addr', 'add', `${late.gateway6}/128`, 'dev', 'lo', 'nodad'])
+    await releaseClaim(plan, { pool4, pool6 })
+    return {}
   },
 
   async bandwidth ({ hostId }) {

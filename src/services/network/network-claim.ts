@@ -47,7 +47,9 @@ export async function claimNetwork ({ hostId, pool4, pool6 }: NetworkClaimOption
   const used = await listUsedNetworks(tag)
   for (const plan of order.map(planOf)) {
     if (used.some(network => doOverlap(network, knownNetwork(plan.block4)) || doOverlap(network, knownNetwork(plan.block6)))) continue
-    if (!await addUnlessThere(`addr add ${plan.gateway4}/32 dev lo label lo:${tag}`)) continue
+    // One that is there may be ours: of a daemon that was killed before the kernel had done what it had asked for.
+    const isTaken = !await addUnlessThere(`addr add ${plan.gateway4}/32 dev lo label lo:${tag}`)
+    if (isTaken && !(await listHeld(tag)).includes(plan.gateway4)) continue
     if (!hasIpv6 || await addUnlessThere(`addr add ${plan.gateway6}/128 dev lo nodad`)) return { plan, hasIpv6 }
     // IPv6 addresses have no label, so whoever holds it is not us.
     await runIpBatch([`addr del ${plan.gateway4}/32 dev lo`], { isForced: true })
@@ -61,9 +63,11 @@ export async function claimNetwork ({ hostId, pool4, pool6 }: NetworkClaimOption
  * Gives the block back, and those held by other settings, which stay until nobody has an address of theirs. Idempotent.
  * IPv4 addresses go last: they say who holds a block.
  */
-export async function releaseClaim ({ tag, gateway4, gateway6 }: NetworkPlan): Promise<void> {
+export async function releaseClaim ({ tag, gateway4, gateway6 }: NetworkPlan, { pool4, pool6 }: Pick<NetworkClaimOptions, 'pool4' | 'pool6'>): Promise<void> {
   const held = new Set([gateway4, ...await listHeld(tag)])
-  await runIpBatch([`addr del ${gateway6}/128 dev lo`, ...[...held].map(address => `addr del ${address}/32 dev lo`)], { isForced: true })
+  const plans = Array.from({ length: countBlocks(pool4, pool6) }, (_, blockIndex) => planNetwork({ tag, pool4, pool6, blockIndex }))
+  const held6 = new Set([gateway6, ...plans.filter(plan => held.has(plan.gateway4)).map(plan => plan.gateway6)])
+  await runIpBatch([...[...held6].map(address => `addr del ${address}/128 dev lo`), ...[...held].map(address => `addr del ${address}/32 dev lo`)], { isForced: true })
 }
 
 async function bringLoopbackUp (): Promise<void> {

@@ -121,7 +121,7 @@ export async function openNetwork (options: OpenNetworkOptions): Promise<OpenNet
     // The kernel takes links away a moment after their namespaces; while there is one there are rules.
     await pollUntil(async () => (await builder.find()).length === 0, linksGoneWithinMs)
     await filter.drop()
-    await releaseClaim(plan)
+    await releaseClaim(plan, options)
     nftables.close()
     await leases?.adopt([])
     await leases?.close()
