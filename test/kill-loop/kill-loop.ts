@@ -30,7 +30,7 @@ export interface KillLoopSummary {
   broken: string[]
 }
 
-const longestLifeMs = 1500
+const longestLifeMs = 1200
 
 export async function runKillLoop (t: Teardown, options: KillLoopOptions): Promise<KillLoopSummary> {
   const startedMs = performance.now()

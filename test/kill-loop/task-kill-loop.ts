@@ -38,7 +38,7 @@ export interface TaskKillLoopSummary {
   broken: string[]
 }
 
-const longestLifeMs = 1500
+const longestLifeMs = 1200
 const killsWhileStartingShare = 0.35
 
 export async function runTaskKillLoop (t: Teardown, options: TaskKillLoopOptions): Promise<TaskKillLoopSummary> {

@@ -6,8 +6,8 @@ import { taskKinds, type PlannedTask, type TaskKind, type TaskWorld } from './ta
 
 /** That many are there before the first kill. */
 const shareAtFirst = 0.2
-/** All are there by this share of the kills: the last kills hit tasks too. */
-const pushedBy = 0.85
+/** All are there by this share of the kills: the last kill hits tasks too. */
+const pushedBy = 1
 const largestBatch = 12
 const pauseMs = 50
 /** With four times the processors to be asked for, a dozen or so run at once on two cores. */
