@@ -1,9 +1,9 @@
 /** A task on the wire: a command that is queued, run in a sandbox of its own, and reported on exactly once. */
 import { Type, type Static } from '@sinclair/typebox'
-import { ImageName, PullPolicy } from './image.ts'
+import { PullPolicy } from './image.ts'
 import { NetworkRequest } from './network.ts'
 import { OutputSpec, OutputState, OutputView } from './output.ts'
-import { AbsolutePath, Argv, Env, Labels, Resources, StepTiming, User, endReasons, maxTimeoutMs } from './sandbox.ts'
+import { Resources, SandboxCreate, StepTiming, endReasons, maxTimeoutMs } from './sandbox.ts'
 import { Page, SandboxId, Timestamp, Words, pattern } from './wire.ts'
 
 export const TaskId = Type.String({ pattern: '^tsk_[a-z0-9]{20}$', description: 'Task id', examples: ['tsk_2m9xq7tz1c8vw3h5np4k'] })
@@ -66,21 +66,24 @@ export type TaskRetry = Static<typeof TaskRetry>
 export const maxDelayMs = 365 * 24 * 3_600_000
 export const maxBatchTasks = 1000
 
+/** What a task asks for in the same words as a sandbox. */
+const { image, entrypoint, env, workingDir, user, resources, labels, runtime, hostname, network, imagePull } = SandboxCreate.properties
+
 export const TaskCreate = Type.Object({
-  image: ImageName,
-  entrypoint: Type.Optional(Argv),
-  env: Type.Optional(Env),
-  workingDir: Type.Optional(AbsolutePath),
-  user: Type.Optional(User),
-  resources: Type.Optional(Type.Partial(Resources, { $id: undefined, additionalProperties: false })),
+  image,
+  entrypoint,
+  env,
+  workingDir,
+  user,
+  resources,
   requests: Type.Optional(Type.Partial(TaskRequests, { $id: undefined, additionalProperties: false })),
-  labels: Type.Optional(Labels),
+  labels,
   timeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'End an attempt this long after its start, in milliseconds; it has then failed with timed_out' })),
   idleTimeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'End an attempt after this long without an exec in its sandbox, in milliseconds' })),
-  runtime: Type.Optional(Type.String({ minLength: 1, maxLength: 64, pattern: pattern('^[a-z0-9][a-z0-9._-]*$', 'must be the name of a runtime, such as runsc or runc'), description: 'OCI runtime: runsc (gVisor, the default) or runc' })),
-  hostname: Type.Optional(Type.String({ pattern: pattern('^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$', 'must be a host name: at most 63 of a-z, 0-9 and -, neither first nor last a -'), description: 'Host name inside' })),
-  network: Type.Optional(NetworkRequest),
-  imagePull: Type.Optional(PullPolicy),
+  runtime,
+  hostname,
+  network,
+  imagePull,
   pool: Type.Optional(PoolName),
   priority: Type.Optional(Type.Integer({ minimum: -100, maximum: 100, default: 0, description: 'Higher ones go first' })),
   delayMs: Type.Optional(Type.Integer({ minimum: 0, maximum: maxDelayMs, default: 0, description: 'Not to be begun before this long from now, in milliseconds' })),
