@@ -50,15 +50,11 @@ export async function runTaskKillLoop (t: Teardown, options: TaskKillLoopOptions
   const daemon = await TestDaemon.start(t, {
     env: {
       BERTH_LOG_LEVEL: 'debug',
-      // A third of the time of a start is spent on compiling, which is not what is killed here.
-      NODE_COMPILE_CACHE: join(dir, 'compiled'),
       BERTH_NETWORK_POOL_SIZE: '4',
       BERTH_OUTPUT_DIR: join(dir, 'files'),
       BERTH_TASK_LABEL_LIMITS: `${limitedLabel.name}=${limitedLabel.value}:${limitedLabel.max}`,
     },
   })
-  // What was compiled is written down at a good end.
-  await daemon.restart('SIGTERM')
   const calls = new TaskCalls(new PatientClient(daemon.socketPath), new Ledger(), receiver)
   const { ledger } = calls
   const { body: { free } } = await calls.client.send<QueueStatus>('GET', '/queue')
