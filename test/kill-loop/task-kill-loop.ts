@@ -45,7 +45,6 @@ export async function runTaskKillLoop (t: Teardown, options: TaskKillLoopOptions
   const startedMs = performance.now()
   const random = seededRandom(options.seed)
   const dir = await mkdtemp(join(tmpdir(), 'berth-kill-loop-'))
-  t.after(() => rm(dir, { recursive: true, force: true }))
   const receiver = await WebhookReceiver.start(t, random)
   const daemon = await TestDaemon.start(t, {
     env: {
@@ -55,6 +54,8 @@ export async function runTaskKillLoop (t: Teardown, options: TaskKillLoopOptions
       BERTH_TASK_LABEL_LIMITS: `${limitedLabel.name}=${limitedLabel.value}:${limitedLabel.max}`,
     },
   })
+  // Behind the daemon's end, which may still deliver into it.
+  t.after(() => rm(dir, { recursive: true, force: true }))
   const calls = new TaskCalls(new PatientClient(daemon.socketPath), new Ledger(), receiver)
   const { ledger } = calls
   const { body: { free } } = await calls.client.send<QueueStatus>('GET', '/queue')
