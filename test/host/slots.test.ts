@@ -107,6 +107,15 @@ test('a daemon that came to hold two blocks gives both back, in both families', 
   await assertClean()
 })
 
+test('addresses of blocks that nobody holds are in nobody\'s way', { timeout: 60_000 }, async (t) => {
+  const { play, newHostId, ip, assertClean } = await build(t)
+  await ip('link', 'set', 'lo', 'up')
+  for (const block of [0, 1]) await ip('-6', 'address', 'add', `fd00:a1b2::${block}:1/128`, 'dev', 'lo', 'nodad')
+  const answer = await play('claims', { hostIds: [await newHostId(), await newHostId(), await newHostId()], pool4: '10.200.0.0/19', pool6: 'fd00:a1b2::/64' })
+  assert.deepEqual(answer, { blocks: 2, refused: ['network_pools_exhausted'], isKept: true, isFreed: true })
+  await assertClean()
+})
+
 test('a block that the host uses, or has a way to, is left alone', { timeout: 60_000 }, async (t) => {
   const { play, newHostId, ip, assertClean } = await build(t)
   await ip('link', 'set', 'lo', 'up')

@@ -44,13 +44,14 @@ export async function claimNetwork ({ hostId, pool4, pool6 }: NetworkClaimOption
     return { plan, hasIpv6 }
   }
 
-  const used = await listUsedNetworks(tag)
+  const abandoned = await listAbandoned(order.map(planOf))
+  const used = await listUsedNetworks(tag, abandoned)
   for (const plan of order.map(planOf)) {
     if (used.some(network => doOverlap(network, knownNetwork(plan.block4)) || doOverlap(network, knownNetwork(plan.block6)))) continue
     // One that is there may be ours: of a daemon that was killed before the kernel had done what it had asked for.
     const isTaken = !await addUnlessThere(`addr add ${plan.gateway4}/32 dev lo label lo:${tag}`)
     if (isTaken && !(await listHeld(tag)).includes(plan.gateway4)) continue
-    if (!hasIpv6 || await addUnlessThere(`addr add ${plan.gateway6}/128 dev lo nodad`)) return { plan, hasIpv6 }
+    if (!hasIpv6 || await addUnlessThere(`addr add ${plan.gateway6}/128 dev lo nodad`) || abandoned.has(plan.gateway6)) return { plan, hasIpv6 }
     // IPv6 addresses have no label, so whoever holds it is not us.
     await runIpBatch([`addr del ${plan.gateway4}/32 dev lo`], { isForced: true })
   }
@@ -86,6 +87,19 @@ async function listHeld (tag: string): Promise<string[]> {
   return (await listAddresses('lo')).filter(({ label }) => label === `lo:${tag}`).map(({ address }) => address)
 }
 
+/**
+ * IPv6 addresses of blocks that nobody holds: whoever holds a block has its IPv4 address on lo from before it adds the other until after
+ * it has removed it. Where a daemon has IPv4 addresses of another pool there is no telling whose they are.
+ */
+async function listAbandoned (plans: readonly NetworkPlan[]): Promise<ReadonlySet<string>> {
+  const claimed = new Set((await listAddresses('lo')).filter(({ label }) => label !== undefined && claimLabel.test(label)).map(({ address }) => address))
+  const known = new Set(plans.map(({ gateway4 }) => gateway4))
+  if ([...claimed].some(address => !known.has(address))) return new Set()
+  return new Set(plans.filter(({ gateway4 }) => !claimed.has(gateway4)).map(({ gateway6 }) => gateway6))
+}
+
+const claimLabel = /^lo:[0-9a-f]{6}$/
+
 async function addUnlessThere (line: string): Promise<boolean> {
   try {
     await runIpBatch([line])
@@ -97,13 +111,14 @@ async function addUnlessThere (line: string): Promise<boolean> {
 }
 
 /** Networks that this host has or reaches in a way of its own, by the names of links without those of this daemon. */
-async function listUsedNetworks (tag: string): Promise<IpNetwork[]> {
+async function listUsedNetworks (tag: string, abandoned: ReadonlySet<string>): Promise<IpNetwork[]> {
   const [addresses, ...routes] = await Promise.all([listAddresses(), listRoutes(4), listRoutes(6)])
   const isOurs = (device: string | undefined): boolean => device?.startsWith(`bv${tag}`) === true
+  const isAbandoned = (device: string | undefined, address: string): boolean => device === 'lo' && abandoned.has(address)
   return [
-    ...addresses.filter(({ device }) => !isOurs(device)).map(({ address, prefixLength }) => knownNetwork(`${address}/${prefixLength}`)),
+    ...addresses.filter(({ device, address }) => !isOurs(device) && !isAbandoned(device, address)).map(({ address, prefixLength }) => knownNetwork(`${address}/${prefixLength}`)),
     ...routes.flat()
-      .filter(({ destination, device, type }) => destination !== 'default' && !notOfNetworks.has(type) && !isOurs(device))
+      .filter(({ destination, device, type }) => destination !== 'default' && !notOfNetworks.has(type) && !isOurs(device) && !isAbandoned(device, destination))
       .map(({ destination }) => knownNetwork(destination))
       .filter(({ family, prefixLength }) => prefixLength > longestOfDefaults[family]),
   ]
