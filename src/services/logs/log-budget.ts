@@ -1,5 +1,6 @@
 import { readdirSync, renameSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
+import { ignoreMissing } from '../../lib/ignore-missing.ts'
 import { currentLogPath, listLogFiles, rotatedLogPath } from './log-files.ts'
 import { removeGeneration } from './log-removals.ts'
 
@@ -100,8 +101,4 @@ function retire ({ dir, isEnded }: BudgetedLog, generation: number): boolean {
 
 function compare (a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0
-}
-
-function ignoreMissing (error: NodeJS.ErrnoException): undefined {
-  if (error.code !== 'ENOENT') throw error
 }

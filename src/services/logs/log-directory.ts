@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises'
 import type { Semaphore } from 'async-mutex'
+import { ignoreMissing } from '../../lib/ignore-missing.ts'
 import type { LogStream } from '../../schemas/log.ts'
 import type { BlockPool } from './block-pool.ts'
 import { currentLogPath, listLogFiles, openLogFile, rotatedLogPath, type OpenLogFile } from './log-files.ts'
@@ -159,8 +160,4 @@ async function findNewest (dir: string): Promise<NewestFile | undefined> {
     const found = await stat(hasCurrent ? currentLogPath(dir) : rotatedLogPath(dir, generation)).catch(ignoreMissing)
     if (found && (!hasCurrent || (await listLogFiles(dir)).current === current)) return { generation, bytes: found.size }
   }
-}
-
-function ignoreMissing (error: NodeJS.ErrnoException): undefined {
-  if (error.code !== 'ENOENT') throw error
 }

@@ -6,6 +6,7 @@
 import { constants } from 'node:fs'
 import { open, readdir, rename, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
+import { ignoreMissing } from '../../lib/ignore-missing.ts'
 import { formatCursor } from './log-cursor.ts'
 import { readRemovals, removalsName } from './log-removals.ts'
 
@@ -84,8 +85,4 @@ export async function startLogFile (dir: string): Promise<string> {
     if (!hasCurrent) return formatCursor(current, 0)
     await rename(currentLogPath(dir), rotatedLogPath(dir, current)).catch(ignoreMissing)
   }
-}
-
-function ignoreMissing (error: NodeJS.ErrnoException): undefined {
-  if (error.code !== 'ENOENT') throw error
 }

@@ -4,6 +4,7 @@
  */
 import { appendFile, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { ignoreMissing } from '../../lib/ignore-missing.ts'
 
 export const removalsName = 'log.removed'
 
@@ -41,8 +42,4 @@ async function shorten (dir: string, note: string): Promise<void> {
   const newest = [...await readRemovals(dir)].sort(([a], [b]) => a - b).slice(-keptLines)
   await writeFile(`${note}.new`, newest.map(([generation, bytes]) => `${generation} ${bytes}\n`).join(''))
   await rename(`${note}.new`, note)
-}
-
-function ignoreMissing (error: NodeJS.ErrnoException): undefined {
-  if (error.code !== 'ENOENT') throw error
 }

@@ -232,6 +232,13 @@ export class SandboxManager {
     this.#append('sandbox.deleted', id, {})
   }
 
+  /** Deletes a sandbox that was made for a task, which has all that is to be known of it. One that leaks stays until it no longer does. */
+  async removeOfTask (id: string): Promise<void> {
+    const { record } = this.lifecycle(id)
+    await this.remove(id, { force: true })
+    if (record.deletedAt) await this.forget(id)
+  }
+
   /** Ends, as failed with `image_lost`, every sandbox whose rootfs lies on a directory of which this is so. Answers their ids. */
   async endThoseOn (isLost: (lowerDir: string) => boolean): Promise<string[]> {
     const lying = this.all().filter(({ record, hasEnded }) => record.holdsRun && !hasEnded && record.lowerDirs?.some(isLost))

@@ -13,7 +13,7 @@ import type { PoolCounts, TaskQueue } from './task-queue.ts'
 import type { NewTask, TaskRecord } from './task-record.ts'
 import type { TaskScheduler } from './task-scheduler.ts'
 import { toTaskSpec, type SpecRules } from './task-spec.ts'
-import type { TaskTable } from './task-table.ts'
+import type { TaskFilter as TableFilter, TaskTable } from './task-table.ts'
 import { toTask } from './task-view.ts'
 
 export interface TaskManagerOptions {
@@ -31,18 +31,13 @@ export interface TaskManagerOptions {
   logger: Logger
 }
 
-export interface TaskFilter {
-  status?: TaskStatus[]
-  labels?: Record<string, string>
-  pool?: string
-  since?: string
-  until?: string
+export interface TaskFilter extends Omit<TableFilter, 'isDeadLetter'> {
   deadLetter?: boolean
   limit: number
   cursor?: string
 }
 
-export const endedTaskStatuses: readonly TaskStatus[] = ['complete', 'failed', 'cancelled']
+const endedTaskStatuses: readonly TaskStatus[] = ['complete', 'failed', 'cancelled']
 
 /** The tasks of this host: takes them, tells of them, ends them. Running them is the scheduler's. */
 export class TaskManager {
@@ -167,10 +162,7 @@ export class TaskManager {
     const { table, places } = this.#options
     const { dir } = places.task(id)
     const latest = this.#record(id)
-    const hasEnded = () => {
-      const record = table.get(id)
-      return !record || endedTaskStatuses.includes(record.status)
-    }
+    const hasEnded = () => this.#hasEnded(id)
     if (attempt === undefined) return { dir, isEnded: hasEnded, end: () => endOf(table.get(id)) }
     // Deliveries that came to no sandbox have printed nothing.
     const runsOf = (record: TaskRecord | undefined) => record?.attempts.filter(({ logCursor }) => logCursor !== undefined) ?? []
@@ -201,7 +193,7 @@ export class TaskManager {
     const endedAt = table.endTimes()
     return (await readdir(places.tasksDir)).map(id => ({
       dir: places.task(id).dir,
-      isEnded: () => endedTaskStatuses.includes(table.get(id)?.status ?? 'cancelled'),
+      isEnded: () => this.#hasEnded(id),
       endedAt: endedAt.get(id),
       protectedFrom: outputs.protectedGeneration(id),
     }))
@@ -225,6 +217,12 @@ export class TaskManager {
     }
   }
 
+  /** Whether nothing more comes of a task; so it is of one that was deleted. */
+  #hasEnded (id: string): boolean {
+    const record = this.#options.table.get(id)
+    return !record || endedTaskStatuses.includes(record.status)
+  }
+
   #record (id: string): TaskRecord {
     const record = this.#options.table.get(id)
     if (!record) throw notFound()
@@ -239,7 +237,7 @@ export class TaskManager {
       id,
       outputs: spec.outputs,
       labels: spec.labels,
-      isEnded: () => endedTaskStatuses.includes(table.get(id)?.status ?? 'cancelled'),
+      isEnded: () => this.#hasEnded(id),
       statuses: () => table.get(id)?.history.map((entry, seq) => ({ ...entry, seq })) ?? [],
     })
   }

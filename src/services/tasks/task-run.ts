@@ -12,7 +12,7 @@ import type { TaskRecord } from './task-record.ts'
 import { toSandboxCreate } from './task-spec.ts'
 
 export interface TaskRunParts {
-  sandboxes: Pick<SandboxManager, 'createForTask' | 'ofTask' | 'remove' | 'forget'>
+  sandboxes: Pick<SandboxManager, 'createForTask' | 'ofTask' | 'removeOfTask'>
   queue: Pick<TaskQueue, 'start' | 'settle' | 'release'>
   /** Makes room for the log of another attempt; answers the cursor at which it will begin. */
   startLog: (taskId: string) => Promise<string>
@@ -89,10 +89,7 @@ export class TaskRun {
     if (this.#closing.signal.aborted) return
     if (!this.#isAbandoned) await this.#report(verdict)
     const id = this.#sandbox?.record.id
-    if (id === undefined) return
-    await this.#parts.sandboxes.remove(id, { force: true })
-    // The task has all that is to be known of it; one that leaks stays until it no longer does.
-    if (this.#sandbox?.record.deletedAt) await this.#parts.sandboxes.forget(id)
+    if (id !== undefined) await this.#parts.sandboxes.removeOfTask(id)
   }
 
   async #reachEnd (onStarted: () => void): Promise<Verdict> {

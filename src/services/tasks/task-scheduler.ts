@@ -1,6 +1,5 @@
 import type { Logger } from 'pino'
 import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
-import type { SandboxRecord } from '../sandboxes/sandbox-record.ts'
 import type { HeldBack, HostRoom } from './host-room.ts'
 import type { Claim, Room, TaskQueue } from './task-queue.ts'
 import { TaskRun, type TaskRunParts } from './task-run.ts'
@@ -61,7 +60,7 @@ export class TaskScheduler {
       const { task } = record
       const isOver = task && this.#runs.get(task.id)?.claim.fence !== task.fence
       if (!isOver) continue
-      void this.#deleteSandbox(record)
+      void sandboxes.removeOfTask(record.id)
         .catch(error => logger.error({ sandboxId: record.id, taskId: task.id, err: error }, 'the sandbox of a task that is over could not be deleted'))
     }
   }
@@ -93,12 +92,6 @@ export class TaskScheduler {
     for (const timer of this.#timers) clearInterval(timer)
     for (const run of this.#runs.values()) run.close()
     await this.#pumping
-  }
-
-  async #deleteSandbox (record: SandboxRecord): Promise<void> {
-    const { sandboxes } = this.#options
-    await sandboxes.remove(record.id, { force: true })
-    if (record.deletedAt) await sandboxes.forget(record.id)
   }
 
   async #pump (): Promise<void> {

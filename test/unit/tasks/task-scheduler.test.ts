@@ -113,12 +113,10 @@ function rig (): Rig {
         parts.sandboxes.push(sandbox)
         return sandbox as unknown as SandboxLifecycle
       },
-      async remove (id) {
-        const sandbox = parts.sandboxes.find(({ record }) => record.id === id)
-        if (sandbox) sandbox.record.deletedAt = at
+      async removeOfTask (id) {
         parts.told.push(`remove ${id}`)
+        parts.sandboxes.splice(parts.sandboxes.findIndex(({ record }) => record.id === id), 1)
       },
-      async forget (id) { parts.sandboxes.splice(parts.sandboxes.findIndex(({ record }) => record.id === id), 1) },
     },
   })
   return { scheduler, ...parts }
