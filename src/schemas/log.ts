@@ -5,6 +5,14 @@ import { Words } from './wire.ts'
 export const LogStream = Words(['stdout', 'stderr'])
 export type LogStream = Static<typeof LogStream>
 
+/** Output is missing here. */
+const LogGap = Type.Object({
+  type: Type.Literal('gap'),
+  cursor: Type.String(),
+  bytes: Type.Optional(Type.Integer({ description: 'How many bytes of the log file are gone, when that is known' })),
+  message: Type.String(),
+}, { additionalProperties: false })
+
 /**
  * One record of a log. `cursor` names the place just behind it (opaque to clients): reading on from there loses and
  * repeats nothing.
@@ -19,12 +27,7 @@ export const LogRecord = Type.Union([
     encoding: Type.Optional(Type.Literal('base64', { description: 'The bytes are not UTF-8, and text is them in base64' })),
     partial: Type.Boolean({ description: 'true: the line goes on in the next record of the same stream' }),
   }, { additionalProperties: false }),
-  Type.Object({
-    type: Type.Literal('gap'),
-    cursor: Type.String(),
-    bytes: Type.Optional(Type.Integer({ description: 'How many bytes of the log file are gone, when that is known' })),
-    message: Type.String(),
-  }, { additionalProperties: false }),
+  LogGap,
 ], { $id: 'LogRecord' })
 export type LogRecord = Static<typeof LogRecord>
 
@@ -38,12 +41,7 @@ export const LogFrame = Type.Union([
     data: Type.String({ description: 'What the process wrote, line ends and all' }),
     encoding: Type.Optional(Type.Literal('base64', { description: 'The bytes are not UTF-8, and data is them in base64' })),
   }, { additionalProperties: false }),
-  Type.Object({
-    type: Type.Literal('gap'),
-    cursor: Type.String(),
-    bytes: Type.Optional(Type.Integer({ description: 'How many bytes of the log file are gone, when that is known' })),
-    message: Type.String(),
-  }, { additionalProperties: false }),
+  LogGap,
 ], { $id: 'LogFrame' })
 export type LogFrame = Static<typeof LogFrame>
 
