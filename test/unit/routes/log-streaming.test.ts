@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
+import { pollUntil } from '../../../src/lib/poll.ts'
 import { startLogFile } from '../../../src/services/logs/log-files.ts'
 import { LogReader } from '../../../src/services/logs/log-reader.ts'
 import type { LogSource } from '../../../src/services/logs/log-source.ts'
@@ -31,6 +32,8 @@ async function build (t: TestContext, source: Partial<LogSource> & { attempts?: 
   const { port } = app.server.address() as AddressInfo
   t.after(async () => {
     await app.close()
+    // Those whose client has gone end when the daemon hears of it.
+    await pollUntil(async () => reader.watchedCount === 0, 5000)
     assert.equal(reader.watchedCount, 0, 'followers are left')
     await rm(dir, { recursive: true })
   })
