@@ -131,21 +131,24 @@ export class SandboxLifecycle {
     })
   }
 
-  /** Gives it other network rules, at once if it has a network. When they cannot be put in force, the old ones stay. */
+  /**
+   * Gives it other network rules, at once if it has a network. When they cannot be put in force, the old ones stay. Recorded once they
+   * are in force, so that nobody is shown rules that are refused; a daemon that ends before that puts the recorded ones back.
+   */
   async setNetwork (spec: NetworkSpec): Promise<void> {
     await this.#mutex.runExclusive(async () => {
       this.#assertNotDeleting()
-      const before = this.record.network
-      await this.#state.save({ network: withKnownPorts(spec, before) })
-      if (!this.record.heldNetwork) return
+      const { network: before, heldNetwork } = this.record
+      // It may learn ports of the host.
+      const network = withKnownPorts(spec, before)
+      if (heldNetwork) await this.#parts.network.change(this.record.id, network)
       try {
-        await this.#parts.network.change(this.record.id, this.record.network ?? spec)
+        await this.#state.save({ network })
       } catch (error) {
-        await this.#state.save({ network: before })
+        this.record.network = before
+        if (heldNetwork && before) await this.#parts.network.change(this.record.id, before)
         throw error
       }
-      // It may have learnt ports of the host.
-      await this.#state.save({})
     })
   }
 
