@@ -12,13 +12,14 @@ export interface SourceFile {
  * What each part of src may import, beside itself, `errors` and `schemas`:
  *
  *   main → self-test → daemon → app → ws → routes | worker → services → host → lib
- *     └──→ cli → lib                  image-server | network-server → services → host → lib
+ *     └──→ cli → lib                  image-server | network-server | pty-host → services → host → lib
  */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   main: ['self-test', 'daemon', 'config', 'cli', 'app', 'services', 'host', 'lib'],
   'self-test': ['daemon', 'config', 'lib'],
   'image-server': ['services', 'host', 'lib'],
   'network-server': ['services', 'host', 'lib'],
+  'pty-host': ['services', 'host', 'lib'],
   daemon: ['config', 'app', 'routes', 'ws', 'worker', 'services', 'host', 'lib'],
   app: ['config', 'routes', 'ws', 'worker', 'services', 'host', 'lib'],
   routes: ['services', 'host', 'lib'],

@@ -2,6 +2,7 @@
 import { Type, type Static, type TSchema, type TUnsafe } from '@sinclair/typebox'
 import { Event, EventPage } from './event.ts'
 import { Exec, ExecCreate, ExecEvent, ExecPage, ExecResult, ExecSignal } from './exec.ts'
+import { FileChange, FileEntry, FileMatch, FileMatches, FileMkdir, FileMove, FilePage, FileRemove } from './file.ts'
 import { Health, Host, Readiness, RuntimeInfo } from './host.ts'
 import {
   Image, ImageDetail, ImageLayer, ImagePage, ImagePrune, ImagePull, ImageRemoval, LayerPullProgress, PruneResult, PullEvent, RegistryCredentials,
@@ -14,6 +15,7 @@ import {
 import { OutputSpec, OutputState, OutputView } from './output.ts'
 import { Leak, Resources, Sandbox, SandboxCreate, SandboxEnd, SandboxPage, SandboxStop, SandboxUpdate, StepTiming } from './sandbox.ts'
 import { PoolStats, QueueStatus, Task, TaskAttempt, TaskBatch, TaskBatchResult, TaskCreate, TaskEnd, TaskPage, TaskRequests, TaskRetry } from './task.ts'
+import { AttachCommand, AttachEvent, Terminal, TerminalCreate, TerminalEnd, TerminalPage, TerminalUpdate } from './terminal.ts'
 import { Ticket, TicketCreate } from './ticket.ts'
 import { MadeSandboxToken, SandboxToken, SandboxTokenCreate, SandboxTokenPage } from './token.ts'
 import { ErrorBody } from './wire.ts'
@@ -27,6 +29,8 @@ const named: TSchema[] = [
   NetworkDecision, DecisionGap, DecisionPage,
   SandboxToken, SandboxTokenPage, SandboxTokenCreate, MadeSandboxToken, Ticket, TicketCreate,
   TaskRequests, TaskRetry, TaskEnd, TaskAttempt, TaskCreate, TaskBatch, Task, TaskPage, TaskBatchResult, PoolStats, QueueStatus, OutputSpec, OutputView, OutputState,
+  TerminalEnd, Terminal, TerminalPage, TerminalCreate, TerminalUpdate, AttachEvent, AttachCommand,
+  FileEntry, FilePage, FileMkdir, FileMove, FileRemove, FileChange, FileMatch, FileMatches,
   LogRecord, LogFrame, LogEnd, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
 ]
 
