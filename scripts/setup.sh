@@ -51,9 +51,11 @@ require_root () {
 
 # program:package; a program that is there some other way (a vendor's package, /usr/local) is left alone.
 programs='curl:curl conmon:conmon tini-static:tini catatonit:catatonit runc:runc nft:nftables ip:iproute2
-  tc:iproute2 unshare:util-linux fusermount3:fuse3 umoci:umoci mkfs.ext4:e2fsprogs nsenter:util-linux losetup:mount'
+  tc:iproute2 unshare:util-linux fusermount3:fuse3 umoci:umoci mkfs.ext4:e2fsprogs nsenter:util-linux losetup:mount
+  gcc:gcc g++:g++ make:make python3:python3'
 
-test_programs='docker-registry:docker-registry redis-server:redis-server htpasswd:apache2-utils skopeo:skopeo openssl:openssl'
+test_programs='docker-registry:docker-registry redis-server:redis-server htpasswd:apache2-utils skopeo:skopeo openssl:openssl
+  chromium:chromium tmux:tmux less:less vim.tiny:vim-tiny top:procps'
 # Packages that Debian starts with their installation and with each boot; tests and benchmarks start their own.
 services='docker-registry redis-server'
 bench_programs='podman:podman iperf3:iperf3'
@@ -67,6 +69,8 @@ missing_packages () {
   done
   # The base image is made of this file alone, so a dynamically linked busybox does not do.
   if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then echo busybox-static; fi
+  # What runs inside sandboxes is linked statically.
+  if command -v gcc >/dev/null && [ -f "$(gcc -print-file-name=libc.a)" ]; then :; else echo libc6-dev; fi
 }
 
 # Fails when mkfs.erofs or gztool is missing or older than 1.8, the first that do what image layers are made with.
@@ -235,9 +239,9 @@ image_tools_are_settled () {
 list_by_hand () {
   fail "this is ${PRETTY_NAME:-an unknown system}; the set-up knows Debian 12, Debian 13 and Ubuntu 24.04. Install by hand:" \
     "conmon >= 2.1, runc, runsc (gVisor) of July 2024 or later, tini (static), catatonit, busybox (static)," \
-    'nftables, iproute2, fuse3, umoci, e2fsprogs, util-linux;' \
+    'nftables, iproute2, fuse3, umoci, e2fsprogs, util-linux, gcc, g++, make, python3, libc6-dev;' \
     'for images that load lazily erofs-utils >= 1.8 and gztool >= 1.8 (without them images are unpacked);' \
-    'for the tests docker-registry, redis-server, htpasswd, skopeo, openssl; for the benchmarks podman, iperf3' \
+    'for the tests docker-registry, redis-server, htpasswd, skopeo, openssl, chromium, tmux, less, vim.tiny, top; for the benchmarks podman, iperf3' \
     "gVisor: https://gvisor.dev/docs/user_guide/install/   then 'bin/berth doctor' says what is left"
 }
 
@@ -318,6 +322,8 @@ npm_is_current () {
   [ "$(stat -c %Y "$repo/package-lock.json")" -le $(($(stat -c %Y "$stamp") + 2)) ]
 }
 
+node_arch () { case "$(uname -m)" in aarch64) echo arm64 ;; *) echo x64 ;; esac; }
+
 npm_packages () {
   if npm_is_current; then
     note 'npm packages: all there'
@@ -325,7 +331,8 @@ npm_packages () {
   fi
   command -v npm >/dev/null || fail 'npm is not here' 'install Node.js with npm (any version from 20 on): sudo apt-get install npm'
   say 'installing npm packages (npm ci)'
-  (cd "$repo" && npm ci --no-audit --no-fund --loglevel=error) ||
+  # What is compiled here finds the headers of the Node that runs it, without the network.
+  (cd "$repo" && npm_config_nodedir="$repo/node_modules/node-linux-$(node_arch)" npm ci --no-audit --no-fund --loglevel=error) ||
     fail 'npm ci did not end well' 'look at the message above; when the registry was out of reach, run this again'
   touch "$repo/node_modules/.package-lock.json"
 }
@@ -333,5 +340,5 @@ npm_packages () {
 host_packages
 [ "$configure" = no ] || configure_host
 npm_packages
-"$repo/bin/node24" -e '' || exit 1
+"$repo/bin/node24" "$repo/scripts/build.ts" $([ "$quiet" = no ] || echo --quiet) || fail 'what is built ahead could not be built' 'the messages above say why'
 note 'ready'

@@ -26,6 +26,7 @@ import { sandboxRoutes, type Sandboxes } from './routes/sandboxes.ts'
 import { sandboxTokenRoutes, type SandboxTokens } from './routes/sandbox-tokens.ts'
 import { taskRoutes, type Tasks } from './routes/tasks.ts'
 import { ticketRoutes, type Tickets } from './routes/tickets.ts'
+import { usageRoutes, type Usages } from './routes/usage.ts'
 import { componentSchemas } from './schemas/components.ts'
 import { defaultSocketLimits } from './ws/json-socket.ts'
 import { logTailRoutes } from './ws/log-tail.ts'
@@ -34,6 +35,7 @@ import { UpgradeKeeper } from './ws/upgrade-keeper.ts'
 
 export interface AppServices {
   sandboxes: Sandboxes & NetworkedSandboxes
+  usages: Usages
   execs: Execs
   tasks: Tasks
   images: Images
@@ -123,6 +125,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
   const { sandboxes, execs, tasks, images, decisions, ports, network, logSources, logs, events, host, metrics, tokens, tickets } = services
   const prefix = '/v1'
   void app.register(sandboxRoutes, { prefix, sandboxes, closing })
+  void app.register(usageRoutes, { prefix, usages: services.usages })
   void app.register(execRoutes, { prefix, execs, streams, attached })
   void app.register(taskRoutes, { prefix, tasks, closing })
   void app.register(networkRoutes, { prefix, sandboxes, decisions, ports, traffic: network, streams })

@@ -40,6 +40,7 @@ import { SandboxManager } from './services/sandboxes/sandbox-manager.ts'
 import { HostPlaces } from './services/sandboxes/sandbox-places.ts'
 import { SandboxReconciler } from './services/sandboxes/sandbox-reconciler.ts'
 import { installInit, sandboxSteps, type SandboxStep } from './services/sandboxes/sandbox-steps.ts'
+import { UsageReader } from './services/sandboxes/usage-reader.ts'
 import { PreviewSessions } from './services/tokens/preview-sessions.ts'
 import { TicketStore } from './services/tokens/ticket-store.ts'
 import { TokenStore } from './services/tokens/token-store.ts'
@@ -275,7 +276,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const gatewayDoor = new GatewayDoor({ ...door, isWelcome: address => network.manager.mayReachApi(address) })
   const app = buildApp({
     services: {
-      tasks: tasks.manager, sandboxes, execs, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry,
+      tasks: tasks.manager, sandboxes, usages: new UsageReader({ cgroups, sandboxes }), execs, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry,
     },
     logger,
     version,

@@ -23,6 +23,8 @@ export interface CgroupUsage {
   /** How many processes the kernel killed in this group for want of memory. */
   oomKills: number
   pids: number
+  /** Processor time of all cores together since the group was made. */
+  cpuTimeMs: number
 }
 
 const cpuPeriodUs = 100_000
@@ -128,20 +130,23 @@ export class CgroupManager {
   async usage (id: string): Promise<CgroupUsage | undefined> {
     const memory = this.#dir('memory', id)
     const files = this.version === 1
-      ? { now: 'memory.usage_in_bytes', peak: 'memory.max_usage_in_bytes', events: 'memory.oom_control' }
-      : { now: 'memory.current', peak: 'memory.peak', events: 'memory.events' }
+      ? { now: 'memory.usage_in_bytes', peak: 'memory.max_usage_in_bytes', events: 'memory.oom_control', cpu: 'cpuacct.usage' }
+      : { now: 'memory.current', peak: 'memory.peak', events: 'memory.events', cpu: 'cpu.stat' }
     try {
-      const [now, peak, events, pids] = await Promise.all([
+      const [now, peak, events, pids, cpu] = await Promise.all([
         readFile(join(memory, files.now), 'latin1'),
         readFile(join(memory, files.peak), 'latin1').catch(() => '0'),
         readFile(join(memory, files.events), 'latin1'),
         readFile(join(this.#dir('pids', id), 'pids.current'), 'latin1'),
+        readFile(join(this.#dir('cpuacct', id), files.cpu), 'latin1').catch(() => '0'),
       ])
       return {
         memoryBytes: Number(now),
         peakMemoryBytes: Number(peak),
         oomKills: Number(/^oom_kill (\d+)$/m.exec(events)?.[1] ?? 0),
         pids: Number(pids),
+        // Version 1 counts nanoseconds, version 2 microseconds.
+        cpuTimeMs: this.version === 1 ? Number(cpu) / 1e6 : Number(/^usage_usec (\d+)$/m.exec(cpu)?.[1] ?? 0) / 1000,
       }
     } catch (error) {
       if (isMissing(error)) return undefined

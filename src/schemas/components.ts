@@ -18,11 +18,12 @@ import { PoolStats, QueueStatus, Task, TaskAttempt, TaskBatch, TaskBatchResult, 
 import { AttachCommand, AttachEvent, Terminal, TerminalCreate, TerminalEnd, TerminalPage, TerminalUpdate } from './terminal.ts'
 import { Ticket, TicketCreate } from './ticket.ts'
 import { MadeSandboxToken, SandboxToken, SandboxTokenCreate, SandboxTokenPage } from './token.ts'
+import { Usage, UsageList } from './usage.ts'
 import { ErrorBody } from './wire.ts'
 
 const named: TSchema[] = [
   ErrorBody,
-  Resources, SandboxEnd, StepTiming, Leak, Sandbox, SandboxPage, SandboxCreate, SandboxUpdate, SandboxStop,
+  Resources, SandboxEnd, StepTiming, Leak, Sandbox, SandboxPage, SandboxCreate, SandboxUpdate, SandboxStop, Usage, UsageList,
   Exec, ExecPage, ExecCreate, ExecResult, ExecEvent, ExecSignal,
   RegistryCredentials, Image, ImagePage, ImageLayer, ImageDetail, ImagePull, LayerPullProgress, PullEvent, ImagePrune, PruneResult, ImageRemoval,
   EgressRules, PublishRequest, PublishedPort, Bandwidth, NetworkRequest, Network, Traffic, NetworkStatus, ListeningPort, ListeningPorts,

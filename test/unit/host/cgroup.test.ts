@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -70,6 +70,19 @@ test('a group that exists is refused: its name would not be ours alone', async t
   const { manager } = await build(t, { version: 2 })
   await manager.create('sbx_1', { cpuMillis: 300, memoryBytes: 1000, pids: 9 })
   await assert.rejects(manager.create('sbx_1', { cpuMillis: 300, memoryBytes: 1000, pids: 9 }), { code: 'EEXIST' })
+})
+
+test('usage is the same in the words of both versions', async t => {
+  const files = {
+    1: { 'memory/berth/h/sbx_1/memory.usage_in_bytes': '2000\n', 'memory/berth/h/sbx_1/memory.max_usage_in_bytes': '3000\n', 'memory/berth/h/sbx_1/memory.oom_control': 'oom_kill_disable 0\noom_kill 1\n', 'pids/berth/h/sbx_1/pids.current': '4\n', 'cpuacct/berth/h/sbx_1/cpuacct.usage': '1500000000\n' },
+    2: { 'berth/h/sbx_1/memory.current': '2000\n', 'berth/h/sbx_1/memory.peak': '3000\n', 'berth/h/sbx_1/memory.events': 'oom 1\noom_kill 1\n', 'berth/h/sbx_1/pids.current': '4\n', 'berth/h/sbx_1/cpu.stat': 'usage_usec 1500000\nuser_usec 1000000\n' },
+  }
+  for (const version of [1, 2] as const) {
+    const { root, manager } = await build(t, { version })
+    await manager.create('sbx_1', { cpuMillis: 300, memoryBytes: 1000, pids: 9 })
+    for (const [path, text] of Object.entries(files[version])) await writeFile(join(root, path), text)
+    assert.deepEqual(await manager.usage('sbx_1'), { memoryBytes: 2000, peakMemoryBytes: 3000, oomKills: 1, pids: 4, cpuTimeMs: 1500 })
+  }
 })
 
 test('a group that is gone has no usage, no processes, and is removed already', async t => {

@@ -14,6 +14,7 @@ import type { Image, ImageDetail } from '../../../src/schemas/image.ts'
 import type { LogRecord } from '../../../src/schemas/log.ts'
 import type { NetworkDecision } from '../../../src/schemas/network.ts'
 import type { Sandbox, SandboxCreate } from '../../../src/schemas/sandbox.ts'
+import type { Usage } from '../../../src/schemas/usage.ts'
 import { makeTasks } from './fake-tasks.ts'
 
 export const adminToken = 'admin-token'
@@ -141,6 +142,10 @@ export function makeServices () {
         sandboxes.delete(id)
       },
     },
+    usages: {
+      of: async id => makeUsage(get(id).id),
+      all: async () => [...sandboxes.keys()].map(makeUsage),
+    },
     execs: {
       run: async (id, input, { signal }) => {
         note('run', id, input, signal)
@@ -235,6 +240,10 @@ export function makeServices () {
     metrics: new Registry(),
   } satisfies AppServices as AppServices
   return { services, calls, sandboxes, images }
+}
+
+function makeUsage (sandboxId: string): Usage {
+  return { sandboxId, at, cpuTimeMs: 12.5, memoryBytes: 2000, peakMemoryBytes: 3000, pids: 4 }
 }
 
 function makeIdempotency (): IdempotencyKeys {
