@@ -20,9 +20,10 @@ const isNarrowed = flags.unit === true || flags.grep !== undefined || positional
 const isContinuousIntegration = process.env.CI === 'true'
 
 const named = positionals.map((file) => relative(repo, resolve(file)))
-const all = named.length > 0 ? named : [...findTestFiles('test/unit'), ...(flags.unit === true ? [] : findTestFiles('test/host'))]
-const hostFiles = all.filter((file) => file.startsWith('test/host/'))
-const unitFiles = all.filter((file) => !file.startsWith('test/host/'))
+const all = named.length > 0 ? named : [...findTestFiles('test/unit'), ...(flags.unit === true ? [] : [...findTestFiles('test/host'), ...findTestFiles('test/browser')])]
+const needsHost = (file: string): boolean => /^test\/(host|browser)\//.test(file)
+const hostFiles = all.filter(needsHost)
+const unitFiles = all.filter((file) => !needsHost(file))
 
 if (hostFiles.length > 0 && process.getuid?.() !== 0) process.exit(runAsRoot())
 
@@ -30,7 +31,7 @@ if (hostFiles.length > 0 && process.getuid?.() !== 0) process.exit(runAsRoot())
 function runAsRoot (): number {
   const isAllowed = spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0
   if (!isAllowed) {
-    console.error('test: the tests in test/host run real sandboxes and need root, and sudo does not let this user in without a password;')
+    console.error('test: the tests in test/host and test/browser run real sandboxes and need root, and sudo does not let this user in without a password;')
     console.error('      run it as root, or run what needs no root: npm run test:unit')
     return 1
   }
@@ -49,7 +50,8 @@ const grep = flags.grep === undefined ? undefined : new RegExp(flags.grep)
 const report = (result: FileResult): void => printFile(result, flags.verbose === true)
 const files = [
   ...await runFiles(unitFiles, { concurrency: 2, grep, report }),
-  ...await runFiles(hostFiles, { concurrency: 1, grep, report }),
+  // Much of what they do is waiting; each has daemons, directories and ids of its own.
+  ...await runFiles(hostFiles, { concurrency: 2, grep, report }),
 ]
 
 const leftovers = await host.find()
