@@ -34,6 +34,8 @@ export interface Config {
   logDiskBytes: number
   /** A follower that takes nothing for this long is cut off, in milliseconds. */
   followerStallMs: number
+  /** How much output of each terminal is kept at least, in bytes. */
+  terminalWindowBytes: number
   /** How long the record of a deleted sandbox stays readable, in milliseconds. */
   deletedRetentionMs: number
   /** How many sandboxes and execs are set up at the same time; the rest wait their turn. */
@@ -146,6 +148,7 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   logKeepBytes: { variable: 'BERTH_LOG_KEEP_BYTES', fallback: () => 256 * 1024 ** 2, parse: parseInteger(128 * 1024, 16 * 1024 ** 4) },
   logDiskBytes: { variable: 'BERTH_LOG_DISK_BYTES', fallback: () => 16 * 1024 ** 3, parse: parseInteger(0, Number.MAX_SAFE_INTEGER) },
   followerStallMs: { variable: 'BERTH_FOLLOWER_STALL_MS', fallback: () => 60_000, parse: parseInteger(1000, 24 * 3600 * 1000) },
+  terminalWindowBytes: { variable: 'BERTH_TERMINAL_WINDOW_BYTES', fallback: () => 8 * 1024 ** 2, parse: parseInteger(64 * 1024, 1024 ** 3) },
   deletedRetentionMs: { variable: 'BERTH_DELETED_RETENTION_MS', fallback: () => 24 * 3600 * 1000, parse: parseInteger(0, 365 * 24 * 3600 * 1000) },
   maxConcurrentStarts: { variable: 'BERTH_MAX_CONCURRENT_STARTS', fallback: () => 8, parse: parseInteger(1, 1024) },
   imageDirRoots: { variable: 'BERTH_IMAGE_DIR_ROOTS', fallback: () => ['/'], parse: text => text.split(':').filter(Boolean).map(parseDirectory) },
