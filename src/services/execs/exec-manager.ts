@@ -2,7 +2,7 @@ import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
-import { buildProcess, type OciProcess } from '../../host/oci-spec.ts'
+import type { OciProcess } from '../../host/oci-spec.ts'
 import { getOrMake } from '../../lib/get-or-make.ts'
 import { randomId } from '../../lib/id.ts'
 import type { EventType } from '../../schemas/event.ts'
@@ -13,9 +13,9 @@ import type { LogSource } from '../logs/log-source.ts'
 import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
 import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
 import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
-import { assertVerb } from '../sandboxes/sandbox-status.ts'
 import { AttachedExecs, defaultMaxOutputBytes } from './attached-execs.ts'
 import { DetachedExec } from './detached-exec.ts'
+import { prepareExec } from './exec-preparation.ts'
 import type { ExecRecord } from './exec-record.ts'
 
 export interface ExecManagerOptions {
@@ -109,17 +109,9 @@ export class ExecManager {
     return detached.exec
   }
 
-  async #prepare (sandboxId: string, input: ExecCreate): Promise<{ sandbox: SandboxLifecycle, process: OciProcess }> {
-    const sandbox = this.#options.sandboxes.lifecycle(sandboxId)
-    const { record } = sandbox
-    if (record.deletedAt) throw new BerthError('not_found', 'sandbox_deleted', 'the sandbox has been deleted')
-    assertVerb('exec in', record.status)
-    const own = record.process
-    if (!own) throw new Error('a running sandbox without a process in its record')
-    const user = input.user === undefined ? own : await this.#options.images.resolveUser({ lowerDirs: record.lowerDirs ?? [] }, input.user)
-    const home: Record<string, string> = 'home' in user && user.home !== undefined ? { HOME: user.home } : {}
-    const process = buildProcess({ argv: input.argv, env: { ...own.env, ...home, ...input.env }, cwd: input.cwd ?? own.cwd, user, pids: record.resources.pids })
-    return { sandbox, process }
+  #prepare (sandboxId: string, input: ExecCreate): Promise<{ sandbox: SandboxLifecycle, process: OciProcess }> {
+    const { argv, env, cwd, user } = input
+    return prepareExec(this.#options, sandboxId, { argv, env, cwd, user })
   }
 
   /** Newest first. */
