@@ -1,4 +1,4 @@
-import { mkdir, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { StringDecoder } from 'node:string_decoder'
 import { BerthError } from '../../errors.ts'
 import type { OciProcess } from '../../host/oci-spec.ts'
@@ -11,6 +11,7 @@ import type { ExecCreate, ExecEvent, ExecResult } from '../../schemas/exec.ts'
 import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
 import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
 import { runAttached, type AttachedEnd } from './attached-exec.ts'
+import { startPlaced } from './placed-exec.ts'
 
 export const defaultMaxOutputBytes = 4 * 1024 ** 2
 const maxAttachedPerSandbox = 256
@@ -96,28 +97,26 @@ export class AttachedExecs {
       throw new BerthError('exhausted', 'too_many_execs', `at most ${maxAttachedPerSandbox} attached execs run in a sandbox at once; wait for one to end`)
     }
     const id = randomId('exe')
-    const places = this.#places.exec(sandbox.record.id, id)
     running.add(id)
-    const endActivity = sandbox.clock.beginActivity()
-    const finish = async () => {
+    const forget = () => {
       running.delete(id)
       if (running.size === 0) this.#running.delete(sandbox.record.id)
-      endActivity()
-      await rm(places.runDir, { recursive: true, force: true })
     }
     try {
-      await mkdir(places.runDir, { recursive: true })
-      const attached = await sandbox.runtime.exec(places, process)
+      const { attached, kill, release } = await startPlaced(this.#places, sandbox, process, id)
       const ended = runAttached(attached, {
         stdin: Buffer.from(input.stdin ?? '', input.encoding ?? 'utf8'),
         timeoutMs: input.timeoutMs,
         signal,
-        kill: () => sandbox.runtime.signalExec(places, 'KILL'),
+        kill,
         onOutput,
-      }).finally(finish)
+      }).finally(() => {
+        forget()
+        return release()
+      })
       return { id, ended }
     } catch (error) {
-      await finish()
+      forget()
       throw error
     }
   }
