@@ -14,14 +14,14 @@
  *   list [--after=NAME] --limit=N PATH   {ok, entry, hasMore}, then an entry a line: by name, bytewise, from behind NAME on
  *   read [--first=N] [--last=N | --suffix=N] PATH   {ok, entry, first, lengthBytes}, then so many bytes; without lengthBytes (a file of
  *        /proc, whose size is 0) bytes until it ends. A range that begins behind the end: range_not_satisfiable, with sizeBytes
- *   write [--mode=OCTAL] [--owner=USER[:GROUP]] [--parents] [--no-replace] [--size=N] PATH   framed standard input; {ok, entry, isNew} when
- *        it is in place. Written beside the file that PATH leads to, as .berth-upload-XXXXXX, and renamed over it. Mode and owner are
+ *   write [--mode=OCTAL] [--owner=USER[:GROUP]] [--parents] [--no-replace] [--size=N] PATH   {ok, isReady: true} when nothing speaks against
+ *        it and before any input is read, or the refusal; then framed standard input; {ok, entry, isNew} as a second line when it is in place. Written beside the file that PATH leads to, as .berth-upload-XXXXXX, and renamed over it. Mode and owner are
  *        those of the file before, else 0644 and the user. --size: refused with no_space at once where there is no room
  *   mkdir [--parents] [--mode=OCTAL] PATH   {ok, entry, isNew}
  *   move [--no-replace] [--parents] FROM TO   {ok, entry}; between file systems too
  *   remove [--recursive] [--ignore-missing] PATH   {ok, removed: number}; a mount point is `busy`; follows no link, takes trees of any depth
  *   archive PATH                      {ok, entry}, then a tar of what PATH leads to, under its base name
- *   extract [--parents] [--owner=USER[:GROUP]] PATH   framed standard input, a tar, into this directory; {ok} when all is in place
+ *   extract [--parents] [--owner=USER[:GROUP]] PATH   {ok, isReady: true} as of write; framed standard input, a tar, into this directory; {ok} when all is in place
  *   watch [--recursive] PATH          {ok}, then a FileChange a line until it is killed
  *   shell                             becomes the user's login shell (as /etc/passwd inside says), or the first there is of bash, sh and /.berth/busybox sh
  *   search [--glob=GLOB] [--text=TEXT] [--regex] [--ignore-case] --limit=N [--max-ms=N] PATH   {ok}, then a FileMatch a line, last {done: true, isTruncated, skipped}
@@ -40,7 +40,7 @@ export const fileProblems = [
 export type FileProblem = typeof fileProblems[number]
 
 export type FileHeader =
-  | { ok: true, entry?: FileEntry, hasMore?: boolean, first?: number, lengthBytes?: number, isNew?: boolean, removed?: number }
+  | { ok: true, entry?: FileEntry, hasMore?: boolean, first?: number, lengthBytes?: number, isReady?: boolean, isNew?: boolean, removed?: number }
   | { ok: false, problem: FileProblem, message: string, path?: string, sizeBytes?: number }
 
 /** Where the program is seen inside. */
