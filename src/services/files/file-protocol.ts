@@ -15,8 +15,9 @@
  *   read [--first=N] [--last=N | --suffix=N] PATH   {ok, entry, first, lengthBytes}, then so many bytes; without lengthBytes (a file of
  *        /proc, whose size is 0) bytes until it ends. A range that begins behind the end: range_not_satisfiable, with sizeBytes
  *   write [--mode=OCTAL] [--owner=USER[:GROUP]] [--parents] [--no-replace] [--size=N] PATH   {ok, isReady: true} when nothing speaks against
- *        it and before any input is read, or the refusal; then framed standard input; {ok, entry, isNew} as a second line when it is in place. Written beside the file that PATH leads to, as .berth-upload-XXXXXX, and renamed over it. Mode and owner are
- *        those of the file before, else 0644 and the user. --size: refused with no_space at once where there is no room
+ *        it and before any input is read, or the refusal; then framed standard input; {ok, entry, isNew} as a second line when it is in
+ *        place. Written beside the file that PATH leads to, as .berth-upload-XXXXXX, and renamed over it. Mode and owner are those of
+ *        the file before, else 0644 and the user. --size: refused with no_space at once where there is no room
  *   mkdir [--parents] [--mode=OCTAL] PATH   {ok, entry, isNew}
  *   move [--no-replace] [--parents] FROM TO   {ok, entry}; between file systems too
  *   remove [--recursive] [--ignore-missing] PATH   {ok, removed: number}; a mount point is `busy`; follows no link, takes trees of any depth
