@@ -1,6 +1,6 @@
 /**
  * One interface over OCI runtimes (opencontainers/runtime-spec, runtime.md; the command line as runc has it).
- * What differs between runsc and runc is data: a profile. Only this file reads their exit codes and messages.
+ * What differs between runsc and runc is data: a profile. Only this file reads their exit codes, and runtime-messages.ts what they say.
  */
 import { access, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -11,6 +11,7 @@ import { cleanEnv, runCommand, signalName, type CommandResult } from './command.
 import { RuntimeRefusal, startMonitored, type Monitored } from './conmon.ts'
 import type { OciProcess } from './oci-spec.ts'
 import { killProcess, readPidFile } from './process.ts'
+import { lastLoggedError, refusalError, saysAlive, saysCreated, saysEnded, saysUnknown } from './runtime-messages.ts'
 import { startPiped, type PipedProgram } from './spawn.ts'
 
 export type ContainerStatus = 'creating' | 'created' | 'running' | 'paused' | 'stopped'
@@ -112,6 +113,19 @@ export interface OciRuntime {
   list (): Promise<string[]>
   exec (places: ExecPlaces, process: OciProcess): Promise<AttachedProcess>
   execMonitored (places: ExecPlaces, process: OciProcess, signal?: AbortSignal): Promise<Monitored>
+  /**
+   * The command that runs a process at the terminal that is its own standard input and output: a client that goes on until the process has
+   * ended, exits as it did, and passes a new size on. The process is told that it has a terminal.
+   */
+  terminalArgv (places: ExecPlaces, process: OciProcess): Promise<string[]>
+  /**
+   * Waits until the process at a terminal has started, or its client has ended, with this exit code.
+   *
+   * @throws what `ended` of an exec does where the process was refused.
+   */
+  terminalStarted (places: ExecPlaces, ended: Promise<number>): Promise<void>
+  /** The pid of an exec or of the process at a terminal, as it counts inside; undefined while none is known, and where the pid counts on the host. */
+  innerPid (places: ExecPlaces): Promise<number | undefined>
   /** Sends a signal to an exec's process inside; one that has ended is fine. Waits a moment for one that is still being started, unless told not to. */
   signalExec (places: ExecPlaces, signal: string, options?: { isWaiting: boolean }): Promise<void>
 }
@@ -132,6 +146,10 @@ const callTimeoutMs = 60_000
 
 function panicLogPath (runDir: string): string {
   return join(runDir, 'panic.log')
+}
+
+function errorLogPath (places: ExecPlaces): string {
+  return join(places.runDir, 'error.json')
 }
 
 /** The runtime's last words, if it crashed: the first bytes of its panic log. They are for our log, never for a client. */
@@ -218,13 +236,30 @@ export class CommandRuntime implements OciRuntime {
   }
 
   async exec (places: ExecPlaces, process: OciProcess): Promise<AttachedProcess> {
-    const specPath = join(places.runDir, 'process.json')
-    const errorPath = join(places.runDir, 'error.json')
-    await writeFile(specPath, JSON.stringify(process), { mode: 0o600 })
-    const args = [...this.#globalArgs(), '--log', errorPath, '--log-format', 'json', 'exec', '--process', specPath, ...this.#execPidOptions(places), places.containerId]
+    const args = await this.#writeExec(places, process)
     const child = startPiped(this.#options.path, { argv: [this.profile.name, ...args], env: cleanEnv, cwd: '/', isSessionLeader: false })
-    const classified = child.ended.then(({ exitCode, signalNumber }) => this.#classifyExecEnd(exitCode ?? 128 + (signalNumber ?? 0), errorPath))
+    const classified = child.ended.then(({ exitCode, signalNumber }) => this.#classifyExecEnd(exitCode ?? 128 + (signalNumber ?? 0), errorLogPath(places)))
     return { child, ended: classified, hasStarted: () => hasStarted(this.#pidPath(places), classified) }
+  }
+
+  async terminalArgv (places: ExecPlaces, process: OciProcess): Promise<string[]> {
+    return [this.#options.path, ...await this.#writeExec(places, { ...process, terminal: true })]
+  }
+
+  async terminalStarted (places: ExecPlaces, ended: Promise<number>): Promise<void> {
+    const classified = ended.then(exitCode => this.#classifyExecEnd(exitCode, errorLogPath(places)))
+    if (!await hasStarted(this.#pidPath(places), classified)) await classified
+  }
+
+  async innerPid (places: ExecPlaces): Promise<number | undefined> {
+    return this.profile.execPid.namespace === 'container' ? await readPidFile(this.#pidPath(places)) : undefined
+  }
+
+  /** Writes what shall run, and answers the arguments by which it does. */
+  async #writeExec (places: ExecPlaces, process: OciProcess): Promise<string[]> {
+    const specPath = join(places.runDir, 'process.json')
+    await writeFile(specPath, JSON.stringify(process), { mode: 0o600 })
+    return [...this.#globalArgs(), '--log', errorLogPath(places), '--log-format', 'json', 'exec', '--process', specPath, ...this.#execPidOptions(places), places.containerId]
   }
 
   async execMonitored (places: ExecPlaces, process: OciProcess, signal?: AbortSignal): Promise<Monitored> {
@@ -294,68 +329,8 @@ export class CommandRuntime implements OciRuntime {
   }
 }
 
-/** Messages by which a runtime says that a start was refused because of what was asked, tried on runsc 20240729 and runc 1.1. */
-const refusals: ReadonlyArray<{ pattern: RegExp, code: string, message: string }> = [
-  { pattern: /working directory|chdir to cwd/i, code: 'working_dir_not_found', message: 'the working directory does not exist in the sandbox; give one that does' },
-  { pattern: /(no such file or directory|not a directory|executable file not found|not found in \$PATH)/i, code: 'command_not_found', message: 'the command was not found in the sandbox; check its name, its path and PATH' },
-  { pattern: /(permission denied|exec format error|is a directory)/i, code: 'command_not_executable', message: 'the command in the sandbox cannot be executed by this user; check its mode and kind' },
-]
-
-/** Turns a runtime's refusal into an error for the client where the client caused it; everything else stays internal with its cause. */
-export function refusalError (error: unknown, program: string): Error {
-  if (!(error instanceof RuntimeRefusal)) return error as Error
-  const isProgramRefused = /executing command|(start|starting) container process/.test(error.message)
-  if (!isProgramRefused && (saysUnknown(error.message) || saysStopped(error.message))) {
-    return new BerthError('conflict', 'sandbox_not_running', 'the sandbox has no running container; start it first', { cause: error })
-  }
-  if (isProgramRefused) {
-    const refusal = refusals.find(({ pattern }) => pattern.test(error.message))
-    if (refusal) return new BerthError('invalid_argument', refusal.code, refusal.message, { cause: error })
-  }
-  if (saysSandboxGone(error.message)) {
-    return new BerthError('conflict', 'sandbox_ended', 'the sandbox ended while the process ran; its `end` says why', { cause: error })
-  }
-  return new Error(`${program} refused: ${error.message}`, { cause: error })
-}
-
-function saysUnknown (stderr: string): boolean {
-  return /file does not exist|does not exist|no such container|loading (container|sandbox)/i.test(stderr)
-}
-
-/** runsc's client lost its sandbox while it waited for a process. */
-function saysSandboxGone (stderr: string): boolean {
-  return /waiting on pid/i.test(stderr)
-}
-
-function saysStopped (stderr: string): boolean {
-  return /in state stopped|in a stopped container/i.test(stderr)
-}
-
-function saysCreated (stderr: string): boolean {
-  return /in state created/i.test(stderr)
-}
-
 /** Some inits look for dead children only every few seconds. */
 const reapedWithinMs = 10_000
-
-/** A delete that is refused because the container is not stopped. */
-function saysAlive (result: CommandResult): boolean {
-  return result.exitCode !== 0 && /cannot delete container .*not stopped/i.test(result.stderr)
-}
-
-function saysEnded (stderr: string): boolean {
-  return /process already finished|not running|no such process|container is stopped|connection refused|no container/i.test(stderr)
-}
-
-function lastLoggedError (log: string): string | undefined {
-  for (const line of log.trim().split(/(?<=})\s*(?={)|\n/).reverse()) {
-    try {
-      const entry = JSON.parse(line) as { level?: string, msg?: string }
-      if (entry.level === 'error' || entry.level === 'fatal' || entry.level === 'warning') return entry.msg
-    } catch { /* a torn line */ }
-  }
-  return undefined
-}
 
 const pidFileDeadlineMs = 10_000
 

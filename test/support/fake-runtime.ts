@@ -11,9 +11,10 @@ import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { signalName } from '../../src/host/command.ts'
 import { RuntimeRefusal, type Monitored } from '../../src/host/conmon.ts'
-import { refusalError, type AttachedProcess, type ContainerPlaces, type ContainerStatus, type ExecPlaces, type OciRuntime, type RuntimeProfile } from '../../src/host/oci-runtime.ts'
+import type { AttachedProcess, ContainerPlaces, ContainerStatus, ExecPlaces, OciRuntime, RuntimeProfile } from '../../src/host/oci-runtime.ts'
 import type { OciProcess } from '../../src/host/oci-spec.ts'
 import { findProcess } from '../../src/host/process.ts'
+import { refusalError } from '../../src/host/runtime-messages.ts'
 import { FakeProcess } from './fake-process.ts'
 
 export type FakeCall = { [Method in keyof OciRuntime]: OciRuntime[Method] extends (...args: never[]) => unknown ? Method : never }[keyof OciRuntime]
@@ -145,6 +146,22 @@ export class FakeRuntime implements OciRuntime {
     const { child, ...monitored } = await this.#startMonitor(places)
     void running.ended.then(exitCode => this.#leaveExitCode(places.exitDir, places.containerId, exitCode, child))
     return monitored
+  }
+
+  /** No client is run by it: what was asked for, as it was. */
+  async terminalArgv (places: ExecPlaces, process: OciProcess): Promise<string[]> {
+    await this.#note('terminalArgv', places.containerId)
+    const refusal = refuse(process)
+    if (refusal !== undefined) throw refusalError(new RuntimeRefusal(`exec failed: unable to start container process: ${refusal}`), 'fake')
+    return [...process.args]
+  }
+
+  async terminalStarted (places: ExecPlaces): Promise<void> {
+    await this.#note('terminalStarted', places.containerId)
+  }
+
+  async innerPid (): Promise<number | undefined> {
+    return undefined
   }
 
   async signalExec (places: ExecPlaces, signal: string): Promise<void> {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { BerthError } from '../../../src/errors.ts'
 import { RuntimeRefusal } from '../../../src/host/conmon.ts'
-import { refusalError } from '../../../src/host/oci-runtime.ts'
+import { refusalError } from '../../../src/host/runtime-messages.ts'
 
 /** What runsc 20240729 and runc 1.1.5 said, word for word. */
 const captured: Array<{ said: string, code: string | undefined }> = [
