@@ -5,6 +5,7 @@ import { BerthError } from '../../errors.ts'
 import type { OciProcess } from '../../host/oci-spec.ts'
 import { getOrMake } from '../../lib/get-or-make.ts'
 import { randomId } from '../../lib/id.ts'
+import { newestFirst } from '../../lib/newest-first.ts'
 import type { EventType } from '../../schemas/event.ts'
 import type { Exec, ExecCreate, ExecEvent, ExecPage, ExecResult } from '../../schemas/exec.ts'
 import type { ImageManager } from '../images/image-manager.ts'
@@ -29,7 +30,6 @@ export interface ExecManagerOptions {
 }
 
 const maxDetachedPerSandbox = 1024
-const defaultPageSize = 100
 
 /**
  * Processes started in running sandboxes. Attached ones belong to a request and end with it;
@@ -117,15 +117,8 @@ export class ExecManager {
   /** Newest first. */
   list (sandboxId: string, filter: { limit?: number, cursor?: string, status?: readonly string[] } = {}): ExecPage {
     this.#options.sandboxes.get(sandboxId)
-    const { limit = defaultPageSize, cursor, status } = filter
-    const matches = this.#execsOf(sandboxId)
-      .filter(exec => !status || status.length === 0 || status.includes(exec.status))
-      .sort((a, b) => a.createdAt < b.createdAt || (a.createdAt === b.createdAt && a.id < b.id) ? 1 : -1)
-    const begin = cursor === undefined ? 0 : matches.findIndex(exec => exec.id === cursor) + 1
-    if (cursor !== undefined && begin === 0) throw new BerthError('invalid_argument', 'invalid_cursor', 'cursor is not one that this list answered; leave it out to begin anew')
-    const items = matches.slice(begin, begin + limit)
-    const last = items.at(-1)
-    return { items, ...(last && begin + limit < matches.length ? { nextCursor: last.id } : {}) }
+    const { status } = filter
+    return newestFirst(this.#execsOf(sandboxId).filter(exec => !status || status.length === 0 || status.includes(exec.status)), filter)
   }
 
   get (sandboxId: string, execId: string): Exec {
