@@ -86,6 +86,8 @@ const eventsSteps = [`
     origin TEXT PRIMARY KEY,
     seq INTEGER NOT NULL
   ) STRICT, WITHOUT ROWID;
+`, `
+  ALTER TABLE events ADD COLUMN terminal_id TEXT;
 `]
 
 // Rows of `tasks` change often and are small, so that many share a page; what never changes lies beside them.

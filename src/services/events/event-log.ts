@@ -7,6 +7,7 @@ export interface NewEvent {
   type: EventType
   sandboxId?: string | undefined
   execId?: string | undefined
+  terminalId?: string | undefined
   taskId?: string | undefined
   data?: Record<string, unknown>
 }
@@ -20,7 +21,7 @@ export interface EventFilter {
 }
 
 /** An event that happened elsewhere, and has a number there. */
-export interface RelayedEvent extends Omit<NewEvent, 'execId'> {
+export interface RelayedEvent extends Omit<NewEvent, 'execId' | 'terminalId'> {
   originSeq: number
   /** When it happened; ISO 8601. */
   at: string
@@ -37,7 +38,7 @@ export interface EventLogOptions {
   now?: () => number
 }
 
-type Row = { seq: number, at: string, type: EventType, sandbox_id: string | null, exec_id: string | null, task_id: string | null, data: string }
+type Row = { seq: number, at: string, type: EventType, data: string } & Record<'sandbox_id' | 'exec_id' | 'terminal_id' | 'task_id', string | null>
 
 const dayMs = 24 * 3600 * 1000
 const followBatch = 500
@@ -60,7 +61,7 @@ export class EventLog {
     this.#maxEvents = options.maxEvents ?? 100_000
     this.#maxAgeMs = options.maxAgeMs ?? 7 * dayMs
     this.#now = options.now ?? Date.now
-    this.#insert = this.#db.prepare('INSERT INTO events (at, type, sandbox_id, exec_id, task_id, data) VALUES (?, ?, ?, ?, ?, ?)')
+    this.#insert = this.#db.prepare('INSERT INTO events (at, type, sandbox_id, exec_id, terminal_id, task_id, data) VALUES (?, ?, ?, ?, ?, ?, ?)')
     this.#last = this.#db.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
   }
 
@@ -73,7 +74,8 @@ export class EventLog {
   append (event: NewEvent): Event {
     const at = new Date(this.#now()).toISOString()
     const data = event.data ?? {}
-    const { lastInsertRowid } = this.#insert.run(at, event.type, event.sandboxId ?? null, event.execId ?? null, event.taskId ?? null, JSON.stringify(data))
+    const subjects = [event.sandboxId, event.execId, event.terminalId, event.taskId].map(id => id ?? null)
+    const { lastInsertRowid } = this.#insert.run(at, event.type, ...subjects, JSON.stringify(data))
     this.#changed.notify()
     return {
       seq: Number(lastInsertRowid),
@@ -81,6 +83,7 @@ export class EventLog {
       type: event.type,
       ...event.sandboxId !== undefined && { sandboxId: event.sandboxId },
       ...event.execId !== undefined && { execId: event.execId },
+      ...event.terminalId !== undefined && { terminalId: event.terminalId },
       ...event.taskId !== undefined && { taskId: event.taskId },
       data,
     }
@@ -102,7 +105,7 @@ export class EventLog {
       let last = this.relayed(origin)
       for (const { originSeq, at, type, sandboxId, taskId, data = {} } of events) {
         if (originSeq <= last) continue
-        this.#insert.run(at, type, sandboxId ?? null, null, taskId ?? null, JSON.stringify(data))
+        this.#insert.run(at, type, sandboxId ?? null, null, null, taskId ?? null, JSON.stringify(data))
         last = originSeq
       }
       this.#prepare('INSERT OR REPLACE INTO relays (origin, seq) VALUES (?, ?)').run(origin, last)
@@ -190,6 +193,7 @@ function toEvent (row: Row): Event {
     type: row.type,
     ...row.sandbox_id !== null && { sandboxId: row.sandbox_id },
     ...row.exec_id !== null && { execId: row.exec_id },
+    ...row.terminal_id !== null && { terminalId: row.terminal_id },
     ...row.task_id !== null && { taskId: row.task_id },
     data: JSON.parse(row.data) as Record<string, unknown>,
   }

@@ -19,9 +19,11 @@ export interface SandboxPlaces {
   diskDir: string
   exitDir: string
   execsDir: string
+  terminalsDir: string
   /** Gone after a reboot. */
   runDir: string
   runExecsDir: string
+  runTerminalsDir: string
 }
 
 export class HostPlaces {
@@ -44,6 +46,9 @@ export class HostPlaces {
   get networkServerDir (): string { return join(this.runDir, 'network-server') }
   get addressLeasesDir (): string { return join(this.stateDir, 'address-leases') }
   get networkServerLogPath (): string { return join(this.stateDir, 'network-server.log') }
+  /** Of all pty-hosts: each has a directory of its own below. */
+  get ptyHostDir (): string { return join(this.runDir, 'pty-host') }
+  get ptyHostLogPath (): string { return join(this.stateDir, 'pty-host.log') }
   get runSandboxesDir (): string { return join(this.runDir, 'sandboxes') }
   get runtimesDir (): string { return join(this.runDir, 'runtimes') }
   get initDir (): string { return join(this.runDir, 'init') }
@@ -77,8 +82,10 @@ export class HostPlaces {
       diskDir: join(dir, 'disk'),
       exitDir: join(dir, 'exit'),
       execsDir: join(dir, 'execs'),
+      terminalsDir: join(dir, 'terminals'),
       runDir,
       runExecsDir: join(runDir, 'execs'),
+      runTerminalsDir: join(runDir, 'terminals'),
     }
   }
 
@@ -111,5 +118,12 @@ export class HostPlaces {
     const sandbox = this.sandbox(sandboxId)
     const dir = join(sandbox.execsDir, execId)
     return { execId, containerId: sandboxId, dir, runDir: join(sandbox.runExecsDir, execId), exitDir: join(dir, 'exit'), logPath: join(dir, 'log') }
+  }
+
+  /** Of a terminal: its record and output in `dir`, what is gone after a reboot in `runDir`. It has no monitor. */
+  terminal (sandboxId: string, terminalId: string): ExecPlaces {
+    const sandbox = this.sandbox(sandboxId)
+    const dir = join(sandbox.terminalsDir, terminalId)
+    return { execId: terminalId, containerId: sandboxId, dir, runDir: join(sandbox.runTerminalsDir, terminalId), exitDir: dir, logPath: join(dir, 'log') }
   }
 }
