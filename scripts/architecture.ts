@@ -45,7 +45,7 @@ const exceptions: ReadonlySet<string> = new Set([
 const packageHomes: readonly { packages: readonly string[], parts: readonly string[] }[] = [
   { packages: ['execa', 'node:child_process', 'child_process', 'koffi', 'node-pty'], parts: ['host'] },
   { packages: ['fastify', '@fastify/'], parts: ['app', 'routes', 'ws'] },
-  { packages: ['ws'], parts: ['ws'] },
+  { packages: ['ws'], parts: ['ws', 'cli'] },
   { packages: ['node:sqlite'], parts: ['services'] },
   { packages: ['@grpc/'], parts: ['worker'] },
 ]

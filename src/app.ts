@@ -25,18 +25,22 @@ import { coerceQuery, type QuerySchema } from './routes/query.ts'
 import { sandboxRoutes, type Sandboxes } from './routes/sandboxes.ts'
 import { sandboxTokenRoutes, type SandboxTokens } from './routes/sandbox-tokens.ts'
 import { taskRoutes, type Tasks } from './routes/tasks.ts'
+import { terminalRoutes } from './routes/terminals.ts'
 import { ticketRoutes, type Tickets } from './routes/tickets.ts'
 import { usageRoutes, type Usages } from './routes/usage.ts'
 import { componentSchemas } from './schemas/components.ts'
+import type { Terminals } from './services/terminals/terminal-types.ts'
 import { defaultSocketLimits } from './ws/json-socket.ts'
 import { logTailRoutes } from './ws/log-tail.ts'
 import type { SocketAccess } from './ws/socket-access.ts'
+import { terminalAttachRoutes } from './ws/terminal-attach.ts'
 import { UpgradeKeeper } from './ws/upgrade-keeper.ts'
 
 export interface AppServices {
   sandboxes: Sandboxes & NetworkedSandboxes
   usages: Usages
   execs: Execs
+  terminals: Terminals
   tasks: Tasks
   images: Images
   decisions: Decisions
@@ -122,20 +126,22 @@ export function buildApp (options: AppOptions): FastifyInstance {
   addOpenapi(app, { version })
   for (const schema of componentSchemas()) app.addSchema(schema)
 
-  const { sandboxes, execs, tasks, images, decisions, ports, network, logSources, logs, events, host, metrics, tokens, tickets } = services
+  const { sandboxes, execs, terminals, tasks, images, decisions, ports, network, logSources, logs, events, host, metrics, tokens, tickets } = services
   const prefix = '/v1'
   void app.register(sandboxRoutes, { prefix, sandboxes, closing })
   void app.register(usageRoutes, { prefix, usages: services.usages })
   void app.register(execRoutes, { prefix, execs, streams, attached })
+  void app.register(terminalRoutes, { prefix, terminals })
   void app.register(taskRoutes, { prefix, tasks, closing })
   void app.register(networkRoutes, { prefix, sandboxes, decisions, ports, traffic: network, streams })
   void app.register(sandboxTokenRoutes, { prefix, tokens, sandboxes })
-  void app.register(ticketRoutes, { prefix, tickets, sandboxes, tasks })
+  void app.register(ticketRoutes, { prefix, tickets, sandboxes, tasks, terminals })
   if (options.previews) void app.register(previewRoutes, { gate: options.previews })
   void app.register(imageRoutes, { prefix, images, streams })
   void app.register(logRoutes, { prefix, logSources, logs, streams })
   const sockets = { upgrades, access: { tokens, tickets, isTrusted }, limits: { ...defaultSocketLimits, stallMs: limits.followerStallMs }, closing }
   void app.register(logTailRoutes, { prefix, logSources, logs, sockets })
+  void app.register(terminalAttachRoutes, { prefix, terminals, sockets })
   void app.register(eventRoutes, { prefix, events, streams })
   void app.register(hostRoutes, { prefix, host })
   void app.register(probeRoutes, { host, metrics })

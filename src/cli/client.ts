@@ -1,7 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import http from 'node:http'
 import https from 'node:https'
+import { connect } from 'node:net'
+import type { Readable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
+import { WebSocket } from 'ws'
 import { BerthError, errorKinds, type ErrorKind } from '../errors.ts'
 import { parseNdjson } from '../lib/ndjson.ts'
 import type { ErrorBody } from '../schemas/wire.ts'
@@ -34,6 +37,8 @@ export type Query = Record<string, string | number | boolean | string[] | undefi
 export interface CallOptions {
   query?: Query
   body?: unknown
+  /** Bytes in the place of a body of JSON; a call with them is never repeated. Destroyed when the call ends before them. */
+  upload?: { source: Readable, type: string, sizeBytes?: number | undefined }
   /** Makes a repeated POST have the effect of one; made for each call when absent. */
   idempotencyKey?: string
   signal?: AbortSignal
@@ -91,6 +96,58 @@ export class BerthClient {
     }
   }
 
+  /** An answer of bytes, to be read to its end or destroyed. Never repeated. */
+  async download (method: string, path: string, options: CallOptions & { accept?: string } = {}): Promise<http.IncomingMessage> {
+    return await this.#open(method, path, options, options.accept ?? 'application/octet-stream')
+  }
+
+  /** One call whose body is `upload`. Answered by JSON; undefined for an empty answer. Never repeated. */
+  async send<T> (method: string, path: string, options: CallOptions): Promise<T> {
+    return await this.#once<T>(method, path, options)
+  }
+
+  /** What an error of an answer that was opened by `download` means. */
+  asAnswerError (error: unknown, signal?: AbortSignal): Error {
+    return this.#asKnown(error, 'answer', signal)
+  }
+
+  /**
+   * A WebSocket that is open, paused: nothing that it says is lost before it is listened to. Never repeated.
+   *
+   * @throws BerthError what the daemon refused it with; ConnectionError.
+   */
+  async socket (path: string, query: Query, signal?: AbortSignal): Promise<WebSocket> {
+    signal?.throwIfAborted()
+    const { url, token, connectTimeoutMs = defaultConnectTimeoutMs } = this.#options
+    const address = new URL(`${this.#base.pathname.replace(/\/$/, '')}${path}${formatQuery(query)}`, url ? this.#base : 'http://localhost')
+    const socket = new WebSocket(address, {
+      headers: { 'user-agent': 'berth-cli', ...(token ? { authorization: `Bearer ${token}` } : {}) },
+      ...(url ? {} : { createConnection: () => connect(this.address) }),
+      handshakeTimeout: connectTimeoutMs,
+      perMessageDeflate: false,
+    })
+    const abort = () => socket.terminate()
+    signal?.addEventListener('abort', abort, { once: true })
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.on('error', reject)
+        socket.once('close', () => reject(Object.assign(new Error('closed'), { code: 'ECONNRESET' })))
+        socket.once('unexpected-response', (_request, answer: http.IncomingMessage) => { this.#readError(answer, signal).then(reject, reject) })
+        socket.once('open', () => {
+          socket.pause()
+          resolve()
+        })
+      })
+    } catch (error) {
+      socket.terminate()
+      throw error instanceof ConnectionError ? error : this.#asKnown(error, 'connect', signal)
+    } finally {
+      signal?.removeEventListener('abort', abort)
+    }
+    this.#wasReached = true
+    return socket
+  }
+
   get #comeBackMs (): number {
     return this.#options.comeBackMs ?? defaultComeBackMs
   }
@@ -120,7 +177,10 @@ export class BerthClient {
     const body = options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body))
     const headers: Record<string, string | number> = { accept, 'user-agent': 'berth-cli' }
     if (this.#options.token) headers.authorization = `Bearer ${this.#options.token}`
-    if (body) Object.assign(headers, { 'content-type': 'application/json', 'content-length': body.length })
+    if (options.upload) {
+      headers['content-type'] = options.upload.type
+      if (options.upload.sizeBytes !== undefined) headers['content-length'] = options.upload.sizeBytes
+    } else if (body) Object.assign(headers, { 'content-type': 'application/json', 'content-length': body.length })
     if (options.idempotencyKey) headers['idempotency-key'] = options.idempotencyKey
     const target = this.#options.url ? { hostname: this.#base.hostname.replace(/^\[|\]$/g, ''), port: this.#base.port } : { socketPath: this.address }
     const fullPath = `${this.#base.pathname.replace(/\/$/, '')}${path}${formatQuery(options.query)}`
@@ -134,7 +194,8 @@ export class BerthClient {
         this.#wasReached = true
       })
       outgoing.on('error', reject)
-      outgoing.end(body)
+      if (options.upload) sendUpload(options.upload.source, outgoing, reject)
+      else outgoing.end(body)
     }).catch(error => { throw this.#asKnown(error, stage, options.signal) })
     if ((answer.statusCode ?? 500) >= 400) throw await this.#readError(answer, options.signal)
     return answer
@@ -173,6 +234,17 @@ export class BerthClient {
     if (error instanceof BerthError) return error
     return new ConnectionError(this.address, stage, error as NodeJS.ErrnoException, !this.#options.url)
   }
+}
+
+/** A daemon that refuses what comes answers before it has read it all: then the answer counts, and not that the rest finds no taker. */
+function sendUpload (source: Readable, outgoing: http.ClientRequest, fail: (error: Error) => void): void {
+  source.once('error', error => {
+    fail(error)
+    outgoing.destroy()
+  })
+  outgoing.once('close', () => source.destroy())
+  outgoing.once('response', answer => { if ((answer.statusCode ?? 500) >= 400) source.unpipe(outgoing) })
+  source.pipe(outgoing)
 }
 
 export function isKind (error: unknown, kind: ErrorKind): boolean {

@@ -80,7 +80,7 @@ async function preview (shell: Shell, given: string, portText: string, flags: Fl
   const port = /^\d{1,5}$/.test(portText) ? Number(portText) : 0
   if (port < 1 || port > 65_535) throw new BerthError('invalid_argument', 'usage', `'${portText}' is not a port; it is a number from 1 to 65535`)
   const sandboxId = await resolveSandboxId(shell.client(), given)
-  const { expiresAt, path } = await shell.client().request<Ticket>('POST', '/v1/tickets', { body: { sandboxId, purpose: 'preview', port } })
+  const { expiresAt, path } = await shell.client().request<Ticket>('POST', '/v1/tickets', { body: { sandboxId, scope: 'preview', port } })
   const base = (shell.context.env.BERTH_URL || defaultUrl).replace(/\/(v1\/?)?$/, '')
   const url = `${base}${path}`
   await (flags.json ? shell.output.json({ url, expiresAt }) : shell.output.line(url))

@@ -35,6 +35,7 @@ const tags = [
   { name: 'sandboxes', description: 'Isolated machines: create, watch, pause, stop, delete' },
   { name: 'tasks', description: 'Commands that are queued, run in a sandbox of their own, and reported on exactly once' },
   { name: 'execs', description: 'Processes started in a running sandbox' },
+  { name: 'terminals', description: 'Processes at a pseudo-terminal, whose screen is kept: attach, detach, come back' },
   { name: 'network', description: 'What a sandbox may reach and what reaches it' },
   { name: 'images', description: 'What sandboxes are made of: pull, look, make room' },
   { name: 'logs', description: 'What sandboxes and detached execs have written' },

@@ -16,7 +16,7 @@ interface Scope {
 
 export interface PreviewAccessOptions {
   tokens: TokenVerifier
-  tickets: { redeem: (ticket: string, wanted: Scope & { purpose: 'preview' }) => { tokenId: string } | undefined }
+  tickets: { redeem: (ticket: string, wanted: Scope & { scope: 'preview' }) => { tokenId: string } | undefined }
   sessions: { issue: (scope: Scope & { tokenId: string }) => string, verify: (value: string, scope: Scope) => boolean }
   isTrusted: (socket: Socket) => boolean
   previewDomain: string | undefined
@@ -53,7 +53,7 @@ export function admit (request: IncomingMessage, place: PreviewPlace, options: P
   }
   if (isAuthorizationOurs) throw unknownToken()
   if (ticket !== undefined && (isUpgrade || safe.has(method))) {
-    const redeemed = options.tickets.redeem(ticket, { purpose: 'preview', ...scope })
+    const redeemed = options.tickets.redeem(ticket, { scope: 'preview', ...scope })
     if (redeemed && isUpgrade) return pass
     const location = sameOrigin(place.prefix + path)
     if (redeemed) return { isAdmitted: false, location, cookie: sessionCookie(options.sessions.issue({ ...scope, tokenId: redeemed.tokenId }), place) }

@@ -4,14 +4,15 @@ import { BerthError } from '../errors.ts'
 import { ref } from '../schemas/components.ts'
 import type { Sandbox } from '../schemas/sandbox.ts'
 import { Ticket, TicketCreate } from '../schemas/ticket.ts'
-import type { TicketScope } from '../services/tokens/ticket-store.ts'
+import type { Terminals } from '../services/terminals/terminal-types.ts'
+import type { TicketFacts, TicketTarget } from '../services/tokens/ticket-store.ts'
 import { errorResponses } from './http-errors.ts'
 import { presentId } from './sandbox-tokens.ts'
-import { denied } from './token-scopes.ts'
+import { checkTicket } from './token-scopes.ts'
 
 /** What these routes need of the ticket service. */
 export interface Tickets {
-  create: (facts: TicketScope & { tokenId: string }) => { ticket: string, expiresAt: string }
+  create: (facts: TicketFacts, options: { ttlMs: number }) => { ticket: string, expiresAt: string }
 }
 
 export interface TicketRouteOptions {
@@ -19,52 +20,71 @@ export interface TicketRouteOptions {
   sandboxes: { get: (id: string) => Sandbox }
   /** Rejects with not_found. */
   tasks: { get: (id: string) => Promise<unknown> }
+  terminals: Pick<Terminals, 'get'>
 }
 
-export const ticketRoutes: FastifyPluginAsyncTypebox<TicketRouteOptions> = async (app, { tickets, sandboxes, tasks }) => {
+type Wanted = TicketTarget & Pick<TicketFacts, 'role'>
+
+export const ticketRoutes: FastifyPluginAsyncTypebox<TicketRouteOptions> = async (app, { tickets, sandboxes, tasks, terminals }) => {
   app.post('/tickets', {
     config: { answersSecret: true },
     schema: {
       operationId: 'createTicket',
-      summary: 'Make a ticket: it lets in once, within 30 seconds',
-      description: 'For browsers, which cannot send a token with a navigation or a WebSocket. An admin token may make one for any sandbox or task, the token of a sandbox for that one. purpose decides which other fields it takes. No Idempotency-Key is honoured here.',
+      summary: 'Make a ticket: it lets in once, within seconds',
+      description: 'For browsers, which cannot send a token with a navigation or a WebSocket. It opens no more than the token that makes it: one of a sandbox makes tickets for that sandbox, one that may only read makes them for logs, and for terminals with role read. scope decides which other fields it takes. No Idempotency-Key is honoured here.',
       tags: ['tokens'],
       body: ref(TicketCreate),
       response: { 201: ref(Ticket, { description: 'The ticket' }), ...errorResponses(404, 413, 415, 429) },
     },
   }, async (request, reply) => {
-    const scope = scopeOf(request.body)
+    const wanted = wantedBy(request.body)
     const principal = request.principal!
-    const isOwn = 'sandboxId' in scope && scope.sandboxId === principal.sandboxId
-    if (principal.scope === 'sandbox' && !isOwn) throw denied('this token makes tickets for its own sandbox alone')
-    if ('taskId' in scope) await tasks.get(scope.taskId)
-    else presentId(sandboxes, scope.sandboxId)
-    const made = tickets.create({ ...scope, tokenId: principal.id })
-    const path = pathOf(scope)
-    return reply.code(201).send({ ...made, ...(path === undefined ? {} : { path: `${path}?berth_ticket=${made.ticket}` }) })
+    checkTicket(principal, wanted)
+    if ('taskId' in wanted) await tasks.get(wanted.taskId)
+    else presentId(sandboxes, wanted.sandboxId)
+    if (wanted.scope === 'terminal') terminals.get(wanted.sandboxId, wanted.terminalId)
+    const made = tickets.create({ ...wanted, tokenId: principal.id }, { ttlMs: request.body.ttlMs })
+    const place = placeOf(wanted)
+    return reply.code(201).send({ ...made, ...(place === undefined ? {} : { path: `${place}=${made.ticket}` }) })
   })
 }
 
-/** Which fields belong to which purpose. @throws BerthError invalid_argument. */
-function scopeOf ({ purpose, sandboxId, taskId, port }: TicketCreate): TicketScope {
-  if (purpose === 'preview') {
-    if (taskId !== undefined) throw misplaced('taskId', 'a preview is of a sandbox, which sandboxId names')
-    if (sandboxId === undefined) throw new BerthError('invalid_argument', 'missing_field', 'sandboxId is required', { details: { field: 'sandboxId' } })
-    return { purpose, sandboxId, ...(port === undefined ? {} : { port }) }
+const fieldsOf = Object.freeze({
+  preview: ['sandboxId', 'port'],
+  logs: ['sandboxId', 'taskId'],
+  terminal: ['sandboxId', 'terminalId', 'role'],
+})
+
+/** Which fields belong to which scope. @throws BerthError invalid_argument. */
+function wantedBy ({ ttlMs: _, ...asked }: TicketCreate): Wanted {
+  const { scope, sandboxId, taskId, port, terminalId, role = 'read' } = asked
+  const misplaced = Object.keys(asked).find(field => field !== 'scope' && !fieldsOf[scope].includes(field))
+  if (misplaced !== undefined) throw invalidField(misplaced, `a ticket of scope ${scope} takes ${fieldsOf[scope].join(', ')} and ttlMs`)
+  if (scope === 'logs') {
+    if (sandboxId !== undefined && taskId !== undefined) throw invalidField('taskId', 'a ticket is for the logs of a sandbox or of a task, not of both')
+    if (taskId !== undefined) return { scope, taskId }
+    if (sandboxId !== undefined) return { scope, sandboxId }
+    throw missingField('sandboxId', 'sandboxId or taskId is required: whose logs the ticket opens')
   }
-  if (port !== undefined) throw misplaced('port', 'logs have no port')
-  if (sandboxId !== undefined && taskId !== undefined) throw misplaced('taskId', 'a ticket is for the logs of a sandbox or of a task, not of both')
-  if (taskId !== undefined) return { purpose, taskId }
-  if (sandboxId !== undefined) return { purpose, sandboxId }
-  throw new BerthError('invalid_argument', 'missing_field', 'sandboxId or taskId is required: whose logs the ticket opens', { details: { field: 'sandboxId' } })
+  if (sandboxId === undefined) throw missingField('sandboxId', 'sandboxId is required')
+  if (scope === 'preview') return { scope, sandboxId, ...(port === undefined ? {} : { port }) }
+  if (terminalId === undefined) throw missingField('terminalId', 'terminalId is required')
+  return { scope, sandboxId, terminalId, role }
 }
 
-function misplaced (field: string, why: string): BerthError {
+function invalidField (field: string, why: string): BerthError {
   return new BerthError('invalid_argument', 'invalid_field', `${field} must not be given here: ${why}`, { details: { field } })
 }
 
-/** Where a ticket leads, if to one place. */
-function pathOf (scope: TicketScope): string | undefined {
-  if (scope.purpose === 'logs') return 'taskId' in scope ? `/v1/tasks/${scope.taskId}/logs/ws` : `/v1/sandboxes/${scope.sandboxId}/logs/ws`
-  return scope.port === undefined ? undefined : `/v1/sandboxes/${scope.sandboxId}/ports/${scope.port}/`
+function missingField (field: string, message: string): BerthError {
+  return new BerthError('invalid_argument', 'missing_field', message, { details: { field } })
+}
+
+/** Where a ticket leads, up to the name of its parameter, if to one place. What a program in a sandbox is asked has parameters of its own. */
+function placeOf (wanted: Wanted): string | undefined {
+  if ('taskId' in wanted) return `/v1/tasks/${wanted.taskId}/logs/ws?ticket`
+  const sandbox = `/v1/sandboxes/${wanted.sandboxId}`
+  if (wanted.scope === 'logs') return `${sandbox}/logs/ws?ticket`
+  if (wanted.scope === 'terminal') return `${sandbox}/terminals/${wanted.terminalId}/attach?ticket`
+  return wanted.port === undefined ? undefined : `${sandbox}/ports/${wanted.port}/?berth_ticket`
 }

@@ -29,7 +29,7 @@ interface Finding extends Omit<FastifySchemaValidationError, 'params'> {
 const longestQuote = 64
 // The one format that requests have.
 const timeAdvice = 'must be a time like 2026-03-01T09:30:00Z (in a URL, the + of an offset is written %2B)'
-const thingOfIdPrefix: Record<string, string> = { exe: 'exec', tsk: 'task' }
+const thingOfIdPrefix: Record<string, string> = { exe: 'exec', tsk: 'task', trm: 'terminal' }
 
 /** Text from a client, safe to show: escaped, and cut when it is long. */
 export function quoted (text: string): string {

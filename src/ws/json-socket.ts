@@ -30,16 +30,24 @@ export interface JsonSocketOptions {
   over: AbortController
   /** Called once nothing of the connection is left. */
   onClosed: () => void
-  /** What the peer sends. Without it nothing is taken, and who sends is closed with 1003. */
-  onMessage?: (data: Buffer, isBinary: boolean) => void
+  /**
+   * What the peer sends, one after the other: while one is dealt with, nothing more is read from the connection. Rejecting closes it
+   * at once, with the code of the error. Without it nothing is taken, and who sends is closed with 1003.
+   */
+  onMessage?: ((data: Buffer, isBinary: boolean) => Promise<void>) | undefined
   log: { error: (facts: object, message: string) => void }
 }
 
 const maxMissedPings = 2
 
+interface Message {
+  data: Buffer
+  isBinary: boolean
+}
+
 /**
- * A WebSocket on which JSON goes out, a message in each frame. Whoever sends waits until the peer has taken enough, so that a
- * slow one costs `bufferedBytes` and one message.
+ * A WebSocket on which JSON goes out in text frames, a message in each, and bytes in binary ones. Whoever sends waits until the
+ * peer has taken enough, so that a slow one costs `bufferedBytes` and one message.
  */
 export class JsonSocket {
   readonly #socket: WebSocket
@@ -49,6 +57,11 @@ export class JsonSocket {
   readonly #taken = new ChangeSignal()
   readonly #pings: NodeJS.Timeout
   #missedPings = 0
+  /** What came while a message was dealt with: no more than was read at once. */
+  #inbox: Message[] = []
+  #isTaking = false
+  /** How many wait for room. */
+  #waiting = 0
   #stall: NodeJS.Timeout | undefined
   #farewell: NodeJS.Timeout | undefined
 
@@ -56,15 +69,17 @@ export class JsonSocket {
     this.#socket = socket
     this.#options = options
     this.#over = options.over
-    const { limits, closing, onMessage, onClosed } = options
+    const { limits, closing, onClosed } = options
     const stop = () => this.#leave(closeCodeOf(stopping), stopping.code)
     socket.on('error', () => {}) // A close follows, which says all that is of use here.
     socket.on('pong', () => { this.#missedPings = 0 })
-    socket.on('message', (data, isBinary) => {
+    socket.on('ping', data => {
       this.#missedPings = 0
-      if (onMessage) onMessage(data as Buffer, isBinary)
-      else this.#leave(messageNotTaken, 'no_messages_taken')
+      if (socket.bufferedAmount < limits.bufferedBytes) socket.pong(data)
     })
+    socket.on('message', (data, isBinary) => this.#receive({ data: data as Buffer, isBinary }))
+    // Paused, it would not hear the peer say that it has heard.
+    this.#over.signal.addEventListener('abort', () => socket.resume(), { once: true })
     socket.once('close', () => {
       closing.removeEventListener('abort', stop)
       clearInterval(this.#pings)
@@ -82,9 +97,12 @@ export class JsonSocket {
    * for the next, or there is no use in it. Never rejects.
    */
   async send (message: object | Buffer): Promise<void> {
-    if (this.#over.signal.aborted) return
-    this.#socket.send(Buffer.isBuffer(message) ? message : JSON.stringify(message), { binary: false }, this.#onTaken)
-    await this.#whileBuffered(this.#options.limits.bufferedBytes)
+    await this.#send(Buffer.isBuffer(message) ? message : JSON.stringify(message), false)
+  }
+
+  /** Sends bytes as they are, in one binary frame; they must not change before they are taken. Resolves as `send` does. */
+  async sendBytes (bytes: Buffer): Promise<void> {
+    await this.#send(bytes, true)
   }
 
   /** Closes in good order: all that was sent is taken before. */
@@ -97,18 +115,62 @@ export class JsonSocket {
 
   /** Tells the peer of an error, and closes with the code of its kind. */
   async fail (error: unknown): Promise<void> {
-    const known = toBerthError(error)
-    if (known.kind === 'internal') this.#options.log.error({ err: known.cause ?? known }, 'socket failed')
+    const known = this.#know(error)
     const { code, message } = known
     await this.send({ type: 'error', code, message })
     await this.end(closeCodeOf(known), code)
   }
 
+  /** The error as it may be told; what it hides is in the log. */
+  #know (error: unknown): BerthError {
+    const known = toBerthError(error)
+    if (known.kind === 'internal') this.#options.log.error({ err: known.cause ?? known }, 'socket failed')
+    return known
+  }
+
+  async #send (data: Buffer | string, binary: boolean): Promise<void> {
+    if (this.#over.signal.aborted) return
+    this.#socket.send(data, { binary }, this.#onTaken)
+    await this.#whileBuffered(this.#options.limits.bufferedBytes)
+  }
+
+  #receive (message: Message): void {
+    this.#missedPings = 0
+    if (this.#over.signal.aborted) return
+    const { onMessage } = this.#options
+    if (!onMessage) return this.#leave(messageNotTaken, 'no_messages_taken')
+    this.#inbox.push(message)
+    if (!this.#isTaking) void this.#take(onMessage)
+  }
+
+  /** Deals with what has come. Pausing costs nothing: Node goes on to read, but no more than its own small buffer holds. */
+  async #take (onMessage: NonNullable<JsonSocketOptions['onMessage']>): Promise<void> {
+    this.#isTaking = true
+    this.#socket.pause()
+    try {
+      while (this.#inbox.length > 0) {
+        const messages = this.#inbox
+        this.#inbox = []
+        for (const { data, isBinary } of messages) {
+          if (this.#over.signal.aborted) return
+          await onMessage(data, isBinary)
+        }
+      }
+    } catch (error) {
+      const known = this.#know(error)
+      this.#leave(closeCodeOf(known), known.code)
+    } finally {
+      this.#isTaking = false
+      this.#socket.resume()
+    }
+  }
+
   /** Until less than so many bytes wait for the peer. */
   async #whileBuffered (bytes: number): Promise<void> {
     if (this.#socket.bufferedAmount < bytes) return
-    this.#stall = setTimeout(() => this.#leave(closeCodeOf(stalled), stalled.code), this.#options.limits.stallMs)
+    if (this.#waiting++ === 0) this.#stall = setTimeout(() => this.#leave(closeCodeOf(stalled), stalled.code), this.#options.limits.stallMs)
     while (this.#socket.bufferedAmount >= bytes && !this.#over.signal.aborted) await this.#taken.wait(this.#over.signal)
+    if (--this.#waiting > 0) return
     clearTimeout(this.#stall)
     this.#stall = undefined
   }
@@ -122,8 +184,8 @@ export class JsonSocket {
   }
 
   #ping (): void {
-    if (this.#missedPings >= maxMissedPings) return this.#socket.terminate()
-    this.#missedPings++
+    // Of one whose message is dealt with nothing is read, an answer neither; where it is gone, this ping finds out.
+    if (!this.#socket.isPaused && this.#missedPings++ >= maxMissedPings) return this.#socket.terminate()
     if (this.#socket.readyState === this.#socket.OPEN) this.#socket.ping()
   }
 

@@ -10,7 +10,7 @@ import { ExecId, SandboxId } from '../schemas/wire.ts'
 import { toLogFrames } from '../services/logs/log-frames.ts'
 import { maxTailLines } from '../services/logs/log-reader.ts'
 import type { LogSource } from '../services/logs/log-source.ts'
-import type { TicketScope } from '../services/tokens/ticket-store.ts'
+import type { TicketTarget } from '../services/tokens/ticket-store.ts'
 import { addSocketRoute, type SocketContext } from './socket-route.ts'
 
 export interface LogTailOptions extends Pick<LogRouteOptions, 'logSources' | 'logs'> {
@@ -22,7 +22,7 @@ const TailQuery = Type.Object({
   tail: Type.Optional(Type.Integer({ minimum: 0, maximum: maxTailLines, description: 'Begin this many lines before the end' })),
   follow: Type.Boolean({ default: true, description: 'Go on until the log is complete' }),
   stream: Type.Optional(LogStream),
-  berth_ticket: Type.Optional(Type.String({ maxLength: 128, description: 'A ticket of purpose logs, in the place of a token' })),
+  ticket: Type.Optional(Type.String({ maxLength: 128, description: 'A ticket of scope logs, in the place of a token' })),
 }, { additionalProperties: false })
 type TailQuery = Static<typeof TailQuery>
 
@@ -41,7 +41,7 @@ const description = `JSON messages in text frames:
 Coming back with the \`cursor\` of the last frame loses and repeats nothing. The client sends no messages. Who reads slowly is waited for; who takes
 nothing for a minute (BERTH_FOLLOWER_STALL_MS) while something waits is closed with 1013 \`follower_stalled\`; a daemon that ends closes with 1001.
 
-A browser, which can send no header, offers the subprotocols \`berth.v1\` and \`bearer.<token>\`, or brings a ticket of purpose \`logs\`.`
+A browser, which can send no header, offers the subprotocols \`berth.v1\` and \`bearer.<token>\`, or brings a ticket of scope \`logs\` as \`?ticket=\`.`
 
 const schemaOf = (operationId: string, whose: string, params: TSchema, querystring: TSchema) => ({
   operationId,
@@ -75,18 +75,21 @@ export const logTailRoutes: FastifyPluginAsync<LogTailOptions> = async (app, { l
     query: TailQuery
   }
   type Find<Params, Query> = (params: Params, query: Query) => Tail
-  const add = <Params, Query>(path: string, schema: ReturnType<typeof schemaOf>, ticketFor: (params: Params) => TicketScope, find: Find<Params, Query>): void => {
+  const add = <Params, Query>(path: string, schema: ReturnType<typeof schemaOf>, ticketFor: (params: Params) => TicketTarget, find: Find<Params, Query>): void => {
     addSocketRoute<Params, Query>(app, path, {
       schema,
       ticketFor,
-      open (params, query, signal) {
+      plainAdvice: '/logs beside it answers plain requests',
+      open (params, query, { signal }) {
         const { source, query: { cursor, tail, follow, stream } } = find(params, query)
         const batches = logs.readBatches({ ...source, cursor, tail, follow, stream, signal })
-        return async socket => {
-          for await (const batch of batches) {
-            for (const frame of framesOf(batch)) await socket.send(frame)
-          }
-          await socket.send({ type: 'end', ...source.end?.() } satisfies LogEnd)
+        return {
+          async run (socket) {
+            for await (const batch of batches) {
+              for (const frame of framesOf(batch)) await socket.send(frame)
+            }
+            await socket.send({ type: 'end', ...source.end?.() } satisfies LogEnd)
+          },
         }
       },
     }, sockets)
@@ -94,11 +97,11 @@ export const logTailRoutes: FastifyPluginAsync<LogTailOptions> = async (app, { l
 
   add<{ id: string }, Static<typeof TaskTailQuery>>(
     '/tasks/:id/logs/ws', schemaOf('tailTaskLog', 'a task', Type.Object({ id: TaskId }, object), TaskTailQuery),
-    ({ id }) => ({ purpose: 'logs', taskId: id }), ({ id }, query) => ({ source: logSources.taskLog(id, query.attempt), query }))
+    ({ id }) => ({ scope: 'logs', taskId: id }), ({ id }, query) => ({ source: logSources.taskLog(id, query.attempt), query }))
   add<{ id: string }, TailQuery>(
     '/sandboxes/:id/logs/ws', schemaOf('tailSandboxLog', 'a sandbox', Type.Object({ id: SandboxId }, object), TailQuery),
-    ({ id }) => ({ purpose: 'logs', sandboxId: id }), ({ id }, query) => ({ source: logSources.sandboxLog(id), query }))
+    ({ id }) => ({ scope: 'logs', sandboxId: id }), ({ id }, query) => ({ source: logSources.sandboxLog(id), query }))
   add<{ id: string, eid: string }, TailQuery>(
     '/sandboxes/:id/execs/:eid/logs/ws', schemaOf('tailExecLog', 'a detached exec', Type.Object({ id: SandboxId, eid: ExecId }, object), TailQuery),
-    ({ id }) => ({ purpose: 'logs', sandboxId: id }), ({ id, eid }, query) => ({ source: logSources.execLog(id, eid), query }))
+    ({ id }) => ({ scope: 'logs', sandboxId: id }), ({ id, eid }, query) => ({ source: logSources.execLog(id, eid), query }))
 }

@@ -4,12 +4,18 @@ import type { FastifyRequest } from 'fastify'
 import { BerthError } from '../errors.ts'
 import { bearerToken, findBearerToken, root, unknownToken, type Principal, type TokenVerifier } from '../routes/authentication.ts'
 import { checkScope } from '../routes/token-scopes.ts'
-import type { TicketScope } from '../services/tokens/ticket-store.ts'
+import type { TicketFacts, TicketTarget } from '../services/tokens/ticket-store.ts'
 
 export interface SocketAccess {
   tokens: TokenVerifier
-  tickets: { redeem: (ticket: string, wanted: TicketScope) => { tokenId: string } | undefined }
+  tickets: { redeem: (ticket: string, wanted: TicketTarget) => TicketFacts | undefined }
   isTrusted: (socket: Socket) => boolean
+}
+
+/** What who came in may do there. */
+export interface Admission {
+  /** More than to look. */
+  mayWrite: boolean
 }
 
 /** The one subprotocol there is: JSON in text frames. Only it is answered back, so that no token is. */
@@ -17,12 +23,13 @@ export const subprotocol = 'berth.v1'
 const bearerPrefix = 'bearer.'
 
 /** Demands a token whose scope has the route, or a ticket for just this. @throws BerthError unauthenticated or permission_denied. */
-export function admitSocket (request: FastifyRequest, wanted: TicketScope, access: SocketAccess): void {
+export function admitSocket (request: FastifyRequest, wanted: TicketTarget, access: SocketAccess): Admission {
   const principal = access.isTrusted(request.raw.socket) ? root : findOwner(request, access)
-  if (!principal) return redeem(request, wanted, access)
+  if (!principal) return { mayWrite: redeem(request, wanted, access).role === 'write' }
   const { id } = request.params as { id?: string }
   checkScope(principal, { method: request.method, route: request.routeOptions.url, sandboxId: id })
   request.principal = principal
+  return { mayWrite: principal.scope === 'admin' || principal.scope === 'sandbox' }
 }
 
 /** Whose token the request brings; undefined when it brings none. @throws BerthError where it is of nobody. */
@@ -42,15 +49,15 @@ export function checkSubprotocol (request: FastifyRequest): void {
   }
 }
 
-function redeem (request: FastifyRequest, wanted: TicketScope, { tickets }: SocketAccess): void {
-  const { berth_ticket: ticket } = request.query as { berth_ticket?: unknown }
+function redeem (request: FastifyRequest, wanted: TicketTarget, { tickets }: SocketAccess): TicketFacts {
+  const { ticket } = request.query as { ticket?: unknown }
   if (typeof ticket !== 'string') {
     throw new BerthError('unauthenticated', 'token_missing',
-      `a token is needed: send Authorization: Bearer <token>; or, from a browser, offer the subprotocols ${subprotocol} and ${bearerPrefix}<token>, or come with ?berth_ticket=<ticket> of POST /v1/tickets`)
+      `a token is needed: send Authorization: Bearer <token>; or, from a browser, offer the subprotocols ${subprotocol} and ${bearerPrefix}<token>, or come with ?ticket=<ticket> of POST /v1/tickets`)
   }
-  if (!tickets.redeem(ticket, wanted)) {
-    throw new BerthError('unauthenticated', 'ticket_invalid', 'this ticket is not known, was used before, is too old, or is for something else: ask for another one with POST /v1/tickets')
-  }
+  const redeemed = tickets.redeem(ticket, wanted)
+  if (redeemed) return redeemed
+  throw new BerthError('unauthenticated', 'ticket_invalid', 'this ticket is not known, was used before, is too old, or is for something else: ask for another one with POST /v1/tickets')
 }
 
 /** A header says it best; browsers, which cannot send one, offer the token as a subprotocol. */

@@ -114,7 +114,7 @@ test('ports of sandboxes are seen through the daemon', { concurrency: true }, as
 
   /** What a browser gets by a ticket of a token: the way in, and who is let in by it. */
   async function ticketFor (sandbox: Sandbox, headers: Record<string, string> = admin): Promise<string> {
-    const { status, text, body } = await daemon.request<{ ticket: string }>('POST', '/v1/tickets', { sandboxId: sandbox.id, purpose: 'preview', port }, headers)
+    const { status, text, body } = await daemon.request<{ ticket: string }>('POST', '/v1/tickets', { sandboxId: sandbox.id, scope: 'preview', port }, headers)
     assert.equal(status, 201, text)
     return body.ticket
   }

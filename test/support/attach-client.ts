@@ -238,12 +238,13 @@ export class AttachClient {
     const until = Date.now() + timeoutMs
     for (;;) {
       const wake = this.#wake.promise
+      const hasEnded = this.#end !== undefined
       const value = await look()
       if (value !== undefined) return value
       const left = until - Date.now()
-      if (left <= 0 || this.#end !== undefined) {
+      if (left <= 0 || hasEnded) {
         const lines = await this.lines()
-        assert.fail(`${what}: not so; ${this.#end ? `closed ${this.#end.code} ${this.#end.reason}, ` : ''}events ${JSON.stringify(this.events).slice(-600)}, the screen:\n${lines.join('\n').trimEnd()}`)
+        assert.fail(`${what}: not so; ${this.#end ? `closed with ${this.#end.code} ${this.#end.reason}, ` : ''}events ${JSON.stringify(this.events).slice(-600)}, the screen:\n${lines.join('\n').trimEnd()}`)
       }
       await Promise.race([wake, delay(Math.min(left, 250), undefined, { ref: true })])
     }

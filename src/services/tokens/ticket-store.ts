@@ -1,22 +1,24 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { BerthError } from '../../errors.ts'
 
-/** How long a ticket of each purpose is good, in milliseconds: the time from asking for it to using it, not more. */
-const lifeMs = Object.freeze({ preview: 30_000, logs: 30_000 })
+/** What a ticket opens: a port of a sandbox (any when absent), the logs of a sandbox and its execs, that of a task, or a terminal. */
+export type TicketTarget =
+  | { scope: 'preview', sandboxId: string, port?: number }
+  | { scope: 'logs', sandboxId: string }
+  | { scope: 'logs', taskId: string }
+  | { scope: 'terminal', sandboxId: string, terminalId: string }
 
-/** What a ticket opens: a port of a sandbox (any when absent), the logs of a sandbox and its execs, or that of a task. */
-export type TicketScope =
-  | { purpose: 'preview', sandboxId: string, port?: number }
-  | { purpose: 'logs', sandboxId: string }
-  | { purpose: 'logs', taskId: string }
-
-/** What a ticket opens, and for whom. */
-export type TicketFacts = TicketScope & {
+/** What a ticket opens, how far, and for whom. */
+export type TicketFacts = TicketTarget & {
   /** Whose ticket it is: what follows from it ends with this token. */
   tokenId: string
+  /** Of scope `terminal`: what may be done there. Nothing but looking when absent. */
+  role?: 'write' | 'read'
 }
 
 export interface TicketStoreOptions {
+  /** Whether a token is still good: a ticket ends with the token that made it. Each is when absent. */
+  isTokenValid?: (tokenId: string) => boolean
   /** How many may be outstanding, in all and of one token. */
   maxOpen?: number
   maxOpenOfToken?: number
@@ -28,6 +30,8 @@ type StoredTicket = TicketFacts & { expiresAtMs: number }
 
 const secretBytes = 32
 const maxTicketLength = 128
+/** The time from asking for it to using it, not more. */
+const defaultLifeMs = 30_000
 const defaultMaxOpen = 10_000
 const defaultMaxOpenOfToken = 1000
 
@@ -38,11 +42,11 @@ export class TicketStore {
   readonly #tickets = new Map<string, StoredTicket>()
 
   constructor (options: TicketStoreOptions = {}) {
-    this.#options = { maxOpen: defaultMaxOpen, maxOpenOfToken: defaultMaxOpenOfToken, now: Date.now, ...options }
+    this.#options = { isTokenValid: () => true, maxOpen: defaultMaxOpen, maxOpenOfToken: defaultMaxOpenOfToken, now: Date.now, ...options }
   }
 
-  /** @throws BerthError exhausted `too_many_tickets`. */
-  create (facts: TicketFacts): { ticket: string, expiresAt: string } {
+  /** Good for `ttlMs` milliseconds. @throws BerthError exhausted `too_many_tickets`. */
+  create (facts: TicketFacts, { ttlMs = defaultLifeMs }: { ttlMs?: number } = {}): { ticket: string, expiresAt: string } {
     const { maxOpen, maxOpenOfToken, now } = this.#options
     this.#dropExpired()
     const tickets = [...this.#tickets.values()]
@@ -50,18 +54,18 @@ export class TicketStore {
       throw new BerthError('exhausted', 'too_many_tickets', 'too many tickets are open; they end by themselves within seconds')
     }
     const ticket = randomBytes(secretBytes).toString('base64url')
-    const expiresAtMs = now() + lifeMs[facts.purpose]
+    const expiresAtMs = now() + ttlMs
     this.#tickets.set(hashTicket(ticket), { ...facts, expiresAtMs })
     return { ticket, expiresAt: new Date(expiresAtMs).toISOString() }
   }
 
-  /** What a ticket was made for; undefined when it is not known, used, too old, or made for something else. */
-  redeem (ticket: string, wanted: TicketScope): TicketFacts | undefined {
+  /** What a ticket was made for; undefined when it is not known, used, too old, of a token that is not good any more, or made for something else. */
+  redeem (ticket: string, wanted: TicketTarget): TicketFacts | undefined {
     if (ticket.length > maxTicketLength) return undefined
     const hash = hashTicket(ticket)
     const found = this.#tickets.get(hash)
     this.#tickets.delete(hash)
-    if (!found || found.expiresAtMs <= this.#options.now()) return undefined
+    if (!found || found.expiresAtMs <= this.#options.now() || !this.#options.isTokenValid(found.tokenId)) return undefined
     return opens(found, wanted) ? found : undefined
   }
 
@@ -72,11 +76,14 @@ export class TicketStore {
   }
 }
 
-function opens (made: TicketScope, wanted: TicketScope): boolean {
-  if (made.purpose === 'preview') {
-    return wanted.purpose === 'preview' && made.sandboxId === wanted.sandboxId && (made.port === undefined || made.port === wanted.port)
+function opens (made: TicketTarget, wanted: TicketTarget): boolean {
+  if (made.scope === 'preview') {
+    return wanted.scope === 'preview' && made.sandboxId === wanted.sandboxId && (made.port === undefined || made.port === wanted.port)
   }
-  if (wanted.purpose !== 'logs') return false
+  if (made.scope === 'terminal') {
+    return wanted.scope === 'terminal' && made.sandboxId === wanted.sandboxId && made.terminalId === wanted.terminalId
+  }
+  if (wanted.scope !== 'logs') return false
   return 'taskId' in made ? 'taskId' in wanted && made.taskId === wanted.taskId : 'sandboxId' in wanted && made.sandboxId === wanted.sandboxId
 }
 

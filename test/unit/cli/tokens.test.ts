@@ -38,7 +38,7 @@ test('preview prints an address that a browser can open', async t => {
   const path = `/v1/sandboxes/${id}/ports/3000/?berth_ticket=T`
   const fake = await startFakeDaemon(t, { 'POST /v1/tickets': () => ({ ticket: 'T', expiresAt: '2026-03-01T09:30:00.000Z', path }) }, { tcp: true })
   assert.equal((await run(fake, ['preview', id, '3000'])).stdout, `${fake.url}${path}\n`)
-  assert.deepEqual(fake.callsTo('POST /v1/tickets')[0]!.body, { sandboxId: id, purpose: 'preview', port: 3000 })
+  assert.deepEqual(fake.callsTo('POST /v1/tickets')[0]!.body, { sandboxId: id, scope: 'preview', port: 3000 })
   for (const port of ['0', '65536', 'http', '-1', '1e3']) assert.notEqual((await run(fake, ['preview', id, '--', port])).exitCode, 0, port)
   assert.equal(fake.callsTo('POST /v1/tickets').length, 1)
 })

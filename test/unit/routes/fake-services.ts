@@ -16,6 +16,7 @@ import type { NetworkDecision } from '../../../src/schemas/network.ts'
 import type { Sandbox, SandboxCreate } from '../../../src/schemas/sandbox.ts'
 import type { Usage } from '../../../src/schemas/usage.ts'
 import { makeTasks } from './fake-tasks.ts'
+import { makeTerminals } from './fake-terminals.ts'
 
 export const adminToken = 'admin-token'
 export const readToken = 'read-token'
@@ -166,6 +167,7 @@ export function makeServices () {
       signal: async (...args) => note('signal', ...args),
       result: async () => execResult,
     },
+    terminals: makeTerminals(note),
     tasks: makeTasks(note),
     images: {
       pull: async (reference, options) => {

@@ -85,20 +85,20 @@ test('tokens and tickets over REST: told once, kept by no idempotency key, refus
   assert.equal(rig.tokens.verify(first.token), undefined)
   assert.equal((await rig.ask(`${url}/${first.id}`, { method: 'DELETE', headers: rig.asAdmin })).status, 404)
 
-  const ticket = JSON.parse((await post('/v1/tickets', { sandboxId: rig.sandbox.id, purpose: 'preview', port: 3000 }, rig.asSandbox)).text)
+  const ticket = JSON.parse((await post('/v1/tickets', { sandboxId: rig.sandbox.id, scope: 'preview', port: 3000 }, rig.asSandbox)).text)
   assert.equal(ticket.path, `${rig.pathTo(3000)}?berth_ticket=${ticket.ticket}`)
-  assert.equal((await post('/v1/tickets', { sandboxId: rig.other.id, purpose: 'preview' }, rig.asSandbox)).status, 403)
-  assert.equal((await post('/v1/tickets', { sandboxId: rig.sandbox.id, purpose: 'preview' }, rig.asReader)).status, 403)
-  assert.equal((await post('/v1/tickets', { sandboxId: rig.sandbox.id, purpose: 'other' })).status, 400)
+  assert.equal((await post('/v1/tickets', { sandboxId: rig.other.id, scope: 'preview' }, rig.asSandbox)).status, 403)
+  assert.equal((await post('/v1/tickets', { sandboxId: rig.sandbox.id, scope: 'preview' }, rig.asReader)).status, 403)
+  assert.equal((await post('/v1/tickets', { sandboxId: rig.sandbox.id, scope: 'other' })).status, 400)
   rig.other.deletedAt = new Date().toISOString()
-  assert.equal((await post('/v1/tickets', { sandboxId: rig.other.id, purpose: 'preview' })).status, 404)
+  assert.equal((await post('/v1/tickets', { sandboxId: rig.other.id, scope: 'preview' })).status, 404)
   assert.equal((await post(`/v1/sandboxes/${rig.other.id}/tokens`, {})).status, 404)
 })
 
 /** Comes with a ticket of a token of the sandbox; answers the cookie that is given for it. */
 async function enter (rig: PreviewRig, port: number, host?: string): Promise<{ cookie: string, setCookie: string, location: string, tokenId: string }> {
   const { id: tokenId } = rig.tokens.create({ name: 'x', scope: 'sandbox', sandboxId: rig.sandbox.id })
-  const { ticket } = rig.tickets.create({ purpose: 'preview', sandboxId: rig.sandbox.id, port, tokenId })
+  const { ticket } = rig.tickets.create({ scope: 'preview', sandboxId: rig.sandbox.id, port, tokenId })
   const path = host === undefined ? rig.pathTo(port, '/a?') : '/a?'
   const { status, headers } = await rig.ask(`${path}x=1&berth_ticket=${ticket}&y=2`, { headers: host === undefined ? {} : { host } })
   assert.equal(status, 302)
@@ -131,7 +131,7 @@ test('a ticket becomes a session: a cookie for this port, and the same address w
 test('the way on from a ticket never leads to another host', async t => {
   const rig = await buildPreviewRig(t)
   for (const path of ['//evil.test/', '/\\evil.test/']) {
-    const { ticket } = rig.tickets.create({ purpose: 'preview', sandboxId: rig.sandbox.id, tokenId: 'tok_x' })
+    const { ticket } = rig.tickets.create({ scope: 'preview', sandboxId: rig.sandbox.id, tokenId: 'tok_x' })
     const { headers, status } = await rig.ask(`${path}?berth_ticket=${ticket}`, { headers: { host: rig.hostOf(80) } })
     assert.equal(status, 302)
     assert.equal(new URL(headers.location!, 'http://here.test').host, 'here.test', headers.location)

@@ -87,7 +87,7 @@ test('previews and the API\'s own sockets share a door, and a preview\'s host na
 test('a WebSocket comes in by ticket, once, and by host name', async t => {
   const rig = await buildPreviewRig(t)
   const { port, seen } = await serveEcho(rig)
-  const { ticket } = rig.tickets.create({ purpose: 'preview', sandboxId: rig.sandbox.id, port, tokenId: 'root' })
+  const { ticket } = rig.tickets.create({ scope: 'preview', sandboxId: rig.sandbox.id, port, tokenId: 'root' })
   const headers = { host: rig.hostOf(port) }
   const socket = await openRaw(rig, `/hmr?berth_ticket=${ticket}`, headers)
   assert.equal(seen[0]!.url, '/hmr')

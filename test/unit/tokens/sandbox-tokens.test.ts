@@ -119,8 +119,8 @@ test('tokens of a database from before sandboxes had some stay good', t => {
 test('a ticket opens once, only what it was made for, and only for 30 seconds', () => {
   const clock = { ms: 1000 }
   const tickets = new TicketStore({ now: () => clock.ms })
-  const wanted = { purpose: 'preview' as const, sandboxId: one, port: 3000 }
-  const make = (port?: number) => tickets.create({ purpose: 'preview', sandboxId: one, tokenId: 'tok_a', ...(port === undefined ? {} : { port }) }).ticket
+  const wanted = { scope: 'preview' as const, sandboxId: one, port: 3000 }
+  const make = (port?: number) => tickets.create({ scope: 'preview', sandboxId: one, tokenId: 'tok_a', ...(port === undefined ? {} : { port }) }).ticket
   const ticket = make(3000)
   assert.match(ticket, /^[A-Za-z0-9_-]{43}$/)
   assert.equal(tickets.redeem(ticket, wanted)?.tokenId, 'tok_a')
@@ -140,7 +140,7 @@ test('a ticket opens once, only what it was made for, and only for 30 seconds', 
 test('open tickets are bounded, in all and for each token, and end by themselves', () => {
   const clock = { ms: 1000 }
   const tickets = new TicketStore({ now: () => clock.ms, maxOpen: 5, maxOpenOfToken: 3 })
-  const make = (tokenId: string) => tickets.create({ purpose: 'preview', sandboxId: one, tokenId })
+  const make = (tokenId: string) => tickets.create({ scope: 'preview', sandboxId: one, tokenId })
   for (let n = 0; n < 3; n++) make('tok_a')
   assert.throws(() => make('tok_a'), { kind: 'exhausted', code: 'too_many_tickets' })
   make('tok_b')

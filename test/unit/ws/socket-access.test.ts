@@ -50,7 +50,7 @@ test('an Authorization header, a subprotocol, a ticket and root\'s socket let in
   for (const name of ['token', 'access_token', 'bearer', 'authorization']) {
     assert.equal(await rig.codeOf(rig.pathTo(`?${name}=${rig.admin}`), { headers: {} }), '401 token_missing')
   }
-  assert.equal(await rig.codeOf(rig.pathTo(`?berth_ticket=${rig.admin}`), { headers: {} }), '401 ticket_invalid')
+  assert.equal(await rig.codeOf(rig.pathTo(`?ticket=${rig.admin}`), { headers: {} }), '401 ticket_invalid')
 })
 
 test('subprotocols without the one there is are refused, in words', async t => {
@@ -83,43 +83,50 @@ test('a ticket opens the logs that it was made for, once', async t => {
     const answer = await rig.app.inject({ method: 'POST', url: '/v1/tickets', headers, payload: body })
     return { status: answer.statusCode, ...answer.json() as { ticket: string, path: string, code: string, message: string } }
   }
-  const ofSandbox = { purpose: 'logs', sandboxId: rig.sandbox.id }
-  const ofTask = { purpose: 'logs', taskId: rig.task.id }
+  const ofSandbox = { scope: 'logs', sandboxId: rig.sandbox.id }
+  const ofTask = { scope: 'logs', taskId: rig.task.id }
   const anonymous = { headers: {} }
   const { path } = await make(ofSandbox, rig.asSandbox)
-  assert.match(path, new RegExp(`^/v1/sandboxes/${rig.sandbox.id}/logs/ws\\?berth_ticket=.{43}$`))
+  assert.match(path, new RegExp(`^/v1/sandboxes/${rig.sandbox.id}/logs/ws\\?ticket=.{43}$`))
   // A plain request does not use it up.
   assert.equal((await fetch(`http://127.0.0.1:${rig.port}${path}`)).status, 426)
   assert.equal(await rig.isRead(path, anonymous), true)
   assert.equal(await rig.codeOf(path, anonymous), '401 ticket_invalid')
   assert.equal(await rig.isRead((await make(ofTask)).path, anonymous), true)
-  assert.equal(await rig.isRead(`${rig.pathOfExec}?berth_ticket=${(await make(ofSandbox)).ticket}`, anonymous), true)
+  assert.equal(await rig.isRead(`${rig.pathOfExec}?ticket=${(await make(ofSandbox)).ticket}`, anonymous), true)
   for (const [body, elsewhere] of [
     [ofSandbox, rig.pathOfTask],
     [ofTask, rig.pathTo()],
     [ofSandbox, `/v1/sandboxes/${rig.other.id}/logs/ws`],
-    [{ purpose: 'preview', sandboxId: rig.sandbox.id }, rig.pathTo()],
+    [{ scope: 'preview', sandboxId: rig.sandbox.id }, rig.pathTo()],
   ] as const) {
     const { ticket } = await make(body)
-    assert.equal(await rig.codeOf(`${elsewhere}?berth_ticket=${ticket}`, anonymous), '401 ticket_invalid')
+    assert.equal(await rig.codeOf(`${elsewhere}?ticket=${ticket}`, anonymous), '401 ticket_invalid')
   }
   assert.equal((await make(ofTask, rig.asSandbox)).code, 'scope_insufficient')
   assert.equal((await make(ofSandbox, rig.asOther)).code, 'scope_insufficient')
-  assert.equal((await make({ purpose: 'logs', taskId: `tsk_${'z'.repeat(20)}` })).code, 'task_not_found')
-  assert.equal((await make({ purpose: 'logs', sandboxId: `sbx_${'z'.repeat(20)}` })).code, 'sandbox_not_found')
+  assert.equal((await make({ scope: 'logs', taskId: `tsk_${'z'.repeat(20)}` })).code, 'task_not_found')
+  assert.equal((await make({ scope: 'logs', sandboxId: `sbx_${'z'.repeat(20)}` })).code, 'sandbox_not_found')
 })
 
-test('which fields belong to which purpose of a ticket is said where they do not', async t => {
+test('which fields belong to which scope of a ticket is said where they do not', async t => {
   const rig = await build(t)
   const [sandboxId, taskId] = [rig.sandbox.id, rig.task.id]
   for (const [body, code, words] of [
-    [{ purpose: 'preview' }, 'missing_field', /^sandboxId is required$/],
-    [{ purpose: 'preview', sandboxId, taskId }, 'invalid_field', /^taskId must not be given here/],
-    [{ purpose: 'preview', taskId }, 'invalid_field', /^taskId must not be given here/],
-    [{ purpose: 'logs' }, 'missing_field', /^sandboxId or taskId is required/],
-    [{ purpose: 'logs', sandboxId, taskId }, 'invalid_field', /of a sandbox or of a task/],
-    [{ purpose: 'logs', sandboxId, port: 80 }, 'invalid_field', /^port must not be given here/],
-    [{ purpose: 'terminal', sandboxId }, 'invalid_field', /must be one of preview, logs/],
+    [{ scope: 'preview' }, 'missing_field', /^sandboxId is required$/],
+    [{ scope: 'preview', sandboxId, taskId }, 'invalid_field', /^taskId must not be given here/],
+    [{ scope: 'preview', taskId }, 'invalid_field', /^taskId must not be given here/],
+    [{ scope: 'logs' }, 'missing_field', /^sandboxId or taskId is required/],
+    [{ scope: 'logs', sandboxId, taskId }, 'invalid_field', /of a sandbox or of a task/],
+    [{ scope: 'logs', sandboxId, role: 'read' }, 'invalid_field', /^role must not be given here: a ticket of scope logs takes sandboxId, taskId and ttlMs$/],
+    [{ scope: 'terminal', sandboxId }, 'missing_field', /^terminalId is required$/],
+    [{ scope: 'terminal', terminalId: `trm_${'a'.repeat(20)}` }, 'missing_field', /^sandboxId is required$/],
+    [{ scope: 'terminal', sandboxId, taskId }, 'invalid_field', /^taskId must not be given here/],
+    [{ scope: 'logs', sandboxId, ttlMs: 60_001 }, 'invalid_field', /^ttlMs must be at most 60000$/],
+    [{ scope: 'logs', sandboxId, ttlMs: 999 }, 'invalid_field', /^ttlMs must be at least 1000$/],
+    [{ purpose: 'logs', sandboxId }, 'missing_field', /^scope is required$/],
+    [{ scope: 'logs', sandboxId, port: 80 }, 'invalid_field', /^port must not be given here/],
+    [{ scope: 'shell', sandboxId }, 'invalid_field', /must be one of preview, logs, terminal/],
   ] as const) {
     const answer = await rig.app.inject({ method: 'POST', url: '/v1/tickets', headers: rig.bearer(rig.admin), payload: body })
     assert.equal(answer.statusCode, 400)
