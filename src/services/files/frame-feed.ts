@@ -1,0 +1,81 @@
+import type { Readable, Writable } from 'node:stream'
+import { BerthError } from '../../errors.ts'
+import { maxFrameBytes } from './file-protocol.ts'
+
+/** So much waits for the program at most, beside one chunk; the rest waits where it comes from. */
+const heldBytes = 512 * 1024
+const lengthBytes = 4
+const endFrame = Buffer.alloc(lengthBytes)
+
+/**
+ * Writes a source into the program's input, as frames, and says at its end that this was all. A source that breaks off is never
+ * said to be complete. Resolves when the last frame is written, or the input is closed: the program says why.
+ *
+ * @param stallMs how long the source, or the program, may stand still.
+ * @throws BerthError timed_out `request_too_slow` or `file_program_silent`; cancelled `client_gone`; what the source failed with, if it is one.
+ */
+export async function feedFrames (source: Readable, input: Writable, stallMs: number): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  let isFull = false
+  const timer = setTimeout(() => reject(isFull ? programStalls() : sourceStalls()), stallMs)
+  const onData = (chunk: Buffer) => {
+    timer.refresh()
+    writeFrames(input, chunk)
+    if (input.writableLength < heldBytes) return
+    isFull = true
+    source.pause()
+  }
+  const onDrain = () => {
+    if (!isFull) return
+    isFull = false
+    timer.refresh()
+    source.resume()
+  }
+  const onEnd = () => {
+    isFull = true
+    timer.refresh()
+    input.end(endFrame, () => resolve())
+  }
+  const onBroken = (error?: Error) => reject(error instanceof BerthError ? error : clientGone(error))
+  const onClose = () => { if (!source.readableEnded) onBroken() }
+  const listeners: Array<[Readable | Writable, string, (...args: never[]) => void]> = [
+    [source, 'data', onData], [source, 'end', onEnd], [source, 'error', onBroken], [source, 'close', onClose], [input, 'drain', onDrain], [input, 'close', resolve],
+  ]
+  for (const [emitter, event, listener] of listeners) emitter.on(event, listener as () => void)
+  // An error that comes when nobody waits any more must not be nobody's.
+  source.on('error', () => {})
+  try {
+    if (source.destroyed && !source.readableEnded) onBroken()
+    else if (input.destroyed) resolve()
+    else source.resume()
+    await promise
+  } finally {
+    clearTimeout(timer)
+    for (const [emitter, event, listener] of listeners) emitter.off(event, listener as () => void)
+    source.pause()
+  }
+}
+
+function writeFrames (input: Writable, chunk: Buffer): void {
+  for (let start = 0; start < chunk.length; start += maxFrameBytes) {
+    const piece = chunk.subarray(start, start + maxFrameBytes)
+    const head = Buffer.allocUnsafe(lengthBytes)
+    head.writeUInt32BE(piece.length)
+    input.cork()
+    input.write(head)
+    input.write(piece)
+    input.uncork()
+  }
+}
+
+function sourceStalls (): BerthError {
+  return new BerthError('timed_out', 'request_too_slow', 'the body stood still for too long; nothing was changed')
+}
+
+function programStalls (): BerthError {
+  return new BerthError('timed_out', 'file_program_silent', 'the sandbox took nothing of the body for too long; it may be paused, or too busy: try again')
+}
+
+function clientGone (cause?: Error): BerthError {
+  return new BerthError('cancelled', 'client_gone', 'the client went away before its body was complete; nothing was changed', { cause })
+}
