@@ -49,6 +49,8 @@ const LOCK_NB = 4
 const O_CLOEXEC = 0o2000000
 const O_RDWR = 2
 const O_NONBLOCK = 0o4000
+const F_SETFD = 2
+const FD_CLOEXEC = 1
 const F_GETFL = 3
 const F_SETFL = 4
 const POLLIN = 1
@@ -141,6 +143,11 @@ export function makePipe (): { readFd: number, writeFd: number } {
 export function setNonBlocking (fd: number): void {
   const flags = fcntlCall(fd, F_GETFL) as number
   if (flags === -1 || fcntlCall(fd, F_SETFL, 'int', flags | O_NONBLOCK) === -1) throw new Error(`fcntl: ${errorNames.get(koffi.errno()) ?? 'UNKNOWN'}`)
+}
+
+/** Keeps an open file from the programs that this process starts. */
+export function setCloseOnExec (fd: number): void {
+  if (fcntlCall(fd, F_SETFD, 'int', FD_CLOEXEC) === -1) throw new Error(`fcntl: ${errorNames.get(koffi.errno()) ?? 'UNKNOWN'}`)
 }
 
 /** poll(2), which blocks the whole thread: which of these can be read, or have failed. -1 waits for ever. */
