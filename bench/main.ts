@@ -1,6 +1,7 @@
 /**
- * npm run bench [SCENARIO…] [-- --n 15] [--only echo,exec,…] [--parts queue,…] [--json]: ours, bare runsc, and podman's REST API where installed, interleaved
- * in one run; all scenarios but images, network and tasks, which take minutes, when none is named. A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
+ * npm run bench [SCENARIO…] [-- --n 15] [--only echo,exec,…] [--parts queue,…] [--quick] [--json]: ours, bare runsc, and podman's REST API where installed, interleaved
+ * in one run; all scenarios but images, network, tasks and inside, which take minutes, when none is named. --parts: of tasks or inside. --quick: a tenth of what is
+ * printed, sent and typed inside. A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -14,6 +15,7 @@ import type { Contestant } from './contestant.ts'
 import { measureAdoption, measureConcurrentStarts, measureList, measureMemory } from './fleet-scenarios.ts'
 import { judgeImages, printImages } from './images-report.ts'
 import { measureImages, type ImageOutcome } from './images.ts'
+import { insideParts, measureInside, type InsidePart } from './inside.ts'
 import { readMachineFacts } from './machine.ts'
 import { judgeClaims, printClaims, type JudgedClaim } from './claims.ts'
 import { measureNetworks } from './network.ts'
@@ -22,7 +24,7 @@ import { judge, printMachine, printTable, type Row } from './report.ts'
 import { measureTasks, taskParts, type TaskOutcome, type TaskPart } from './tasks.ts'
 import { measureDelete, measureEcho, measureExec } from './single-scenarios.ts'
 
-const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption', 'images', 'network', 'tasks'] as const
+const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption', 'images', 'network', 'tasks', 'inside'] as const
 type ScenarioName = typeof scenarioNames[number]
 
 const wholeDeadlineMs = 30 * 60_000
@@ -30,13 +32,21 @@ const defaultRounds = 15
 const fleetRounds = 3
 // A round of the images fetches one whole, ours and others', for minutes: only for whoever asks for it.
 const defaultImageRounds = 3
-const onlyByName: readonly ScenarioName[] = ['images', 'network', 'tasks']
+const onlyByName: readonly ScenarioName[] = ['images', 'network', 'tasks', 'inside']
 
-interface Options { n: number, imageRounds: number, only: readonly ScenarioName[], parts: readonly TaskPart[], isJson: boolean }
+interface Options {
+  n: number
+  imageRounds: number
+  only: readonly ScenarioName[]
+  parts: readonly TaskPart[]
+  insideParts: readonly InsidePart[]
+  isQuick: boolean
+  isJson: boolean
+}
 
 function readOptions (): Options {
   const { values, positionals } = parseArgs({
-    options: { n: { type: 'string' }, only: { type: 'string' }, json: { type: 'boolean', default: false }, parts: { type: 'string' } },
+    options: { n: { type: 'string' }, only: { type: 'string' }, json: { type: 'boolean', default: false }, parts: { type: 'string' }, quick: { type: 'boolean', default: false } },
     allowPositionals: true,
   })
   const n = Number(values.n ?? defaultRounds)
@@ -45,10 +55,18 @@ function readOptions (): Options {
   const unknown = named.filter(name => !scenarioNames.includes(name))
   if (unknown.length > 0) throw new Error(`scenarios are ${scenarioNames.join(',')}; there is no ${unknown.join(', ')}`)
   const only = named.length > 0 ? named : scenarioNames.filter(name => !onlyByName.includes(name))
-  const parts = (values.parts?.split(',') ?? taskParts) as TaskPart[]
-  const unknownParts = parts.filter(part => !taskParts.includes(part))
-  if (unknownParts.length > 0) throw new Error(`parts of tasks are ${taskParts.join(',')}; there is no ${unknownParts.join(', ')}`)
-  return { n, imageRounds: values.n === undefined ? defaultImageRounds : n, only, parts, isJson: values.json }
+  const parts = values.parts?.split(',') ?? [...taskParts, ...insideParts]
+  const unknownParts = parts.filter(part => ![...taskParts, ...insideParts].some(known => known === part))
+  if (unknownParts.length > 0) throw new Error(`parts of tasks are ${taskParts.join(',')}, those of inside ${insideParts.join(',')}; there is no ${unknownParts.join(', ')}`)
+  return {
+    n,
+    imageRounds: values.n === undefined ? defaultImageRounds : n,
+    only,
+    parts: taskParts.filter(part => parts.includes(part)),
+    insideParts: insideParts.filter(part => parts.includes(part)),
+    isQuick: values.quick,
+    isJson: values.json,
+  }
 }
 
 interface Bench {
@@ -136,6 +154,11 @@ async function compareTasks ({ options, stack, dir, programs, signal, progress }
   return await measureTasks({ parts: options.parts, dir: join(dir, 'tasks'), stack, programs: { runsc, conmon }, signal, progress })
 }
 
+async function compareInside ({ options: { n: rounds, insideParts: parts, isQuick, only }, stack, dir, programs, signal, progress }: Bench): Promise<TaskOutcome | undefined> {
+  if (!only.includes('inside')) return undefined
+  return await measureInside({ parts, rounds, isQuick, dir: join(dir, 'inside'), stack, programs: { runsc: programs.runsc ?? '' }, signal, progress })
+}
+
 async function startDaemon ({ stack, dir }: Bench, name: string): Promise<BerthDaemon> {
   const daemon = new BerthDaemon(join(dir, name))
   stack.defer(`the daemon ${name}`, () => daemon.close())
@@ -165,14 +188,17 @@ async function main (): Promise<number> {
     const networkRows = await judgeNetworks(bench)
     const tasks = await compareTasks(bench)
     const taskRows = tasks ? judgeClaims(tasks.claims) : []
+    const inside = await compareInside(bench)
+    const insideRows = inside ? judgeClaims(inside.claims) : []
     if (options.isJson) {
-      process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes, image: images?.image, images: imageRows, networks: networkRows, tasks: taskRows, taskNotes: tasks?.notes }, null, 2)}\n`)
+      process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes, image: images?.image, images: imageRows, networks: networkRows, tasks: taskRows, taskNotes: tasks?.notes, inside: insideRows, insideNotes: inside?.notes }, null, 2)}\n`)
       return 0
     }
     if (outcomes.length > 0) printTable(outcomes, podman)
     if (images) printImages(imageRows, images, options.imageRounds)
     if (networkRows.length > 0) printClaims('networks: measured in namespaces of their own; every time is of the same run, those that are compared take turns', networkRows)
     if (tasks) printClaims(`tasks: what is compared takes turns; ${tasks.notes.join('; ')}`, taskRows)
+    if (inside) printClaims(`inside: what is compared takes turns; ${inside.notes.join('; ')}`, insideRows)
     return 0
   } finally {
     progress('cleaning up')
