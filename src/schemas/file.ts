@@ -1,10 +1,14 @@
 /** Files of a sandbox on the wire. */
 import { Type, type Static } from '@sinclair/typebox'
-import { AbsolutePath } from './sandbox.ts'
-import { Page, Timestamp, Words } from './wire.ts'
+import { Page, Timestamp, Words, noNul, pattern } from './wire.ts'
 
 export const FileType = Words(['file', 'directory', 'symlink', 'fifo', 'socket', 'character_device', 'block_device', 'unknown'])
 export type FileType = Static<typeof FileType>
+
+/** 4095 bytes, in base64 too. That it is absolute is seen when it is decoded. */
+export const FilePath = Type.String({ minLength: 1, maxLength: 5460, pattern: noNul, description: 'Absolute path inside the sandbox; with pathEncoding=base64 base64 of its bytes' })
+
+export const FileMode = Type.String({ pattern: pattern('^0?[0-7]{3,4}$', 'must be octal permissions, such as 0644') })
 
 const Encoding = Type.Optional(Words(['base64'], { description: 'There where name, path or target are not UTF-8: then all three are base64 of their bytes' }))
 
@@ -28,22 +32,22 @@ export const FilePage = Page(FileEntry, 'FilePage')
 export type FilePage = Static<typeof FilePage>
 
 export const FileMkdir = Type.Object({
-  path: AbsolutePath,
+  path: FilePath,
   parents: Type.Optional(Type.Boolean({ default: true, description: 'Make what is missing above it, and be content where it is there' })),
-  mode: Type.Optional(Type.String({ pattern: '^0?[0-7]{3,4}$', default: '0755' })),
+  mode: Type.Optional(Type.String({ ...FileMode, default: '0755' })),
 }, { $id: 'FileMkdir', additionalProperties: false })
 export type FileMkdir = Static<typeof FileMkdir>
 
 export const FileMove = Type.Object({
-  from: AbsolutePath,
-  to: AbsolutePath,
+  from: FilePath,
+  to: FilePath,
   overwrite: Type.Optional(Type.Boolean({ default: true, description: 'false: 409 path_exists where `to` is there' })),
   parents: Type.Optional(Type.Boolean({ default: false, description: 'Make the directory of `to` where it is missing' })),
 }, { $id: 'FileMove', additionalProperties: false })
 export type FileMove = Static<typeof FileMove>
 
 export const FileRemove = Type.Object({
-  path: AbsolutePath,
+  path: FilePath,
   recursive: Type.Optional(Type.Boolean({ default: false, description: 'With all that is in it' })),
   ignoreMissing: Type.Optional(Type.Boolean({ default: false, description: 'Be content where it is not there' })),
 }, { $id: 'FileRemove', additionalProperties: false })
