@@ -137,7 +137,7 @@ export class FileManager {
     const { recursive, signal } = options
     const run = await this.#start(target, ['watch', recursive && '--recursive'], { signal, silenceMs: this.#deadlineMs, isKilledAtOnce: true })
     await onFailure(run, () => run.header())
-    run.silenceMs = undefined
+    run.allowSilence(undefined)
     const sandbox = this.#options.sandboxes.lifecycle(target.sandboxId)
     return changesOf(run, () => sandbox.hasEnded)
   }
@@ -178,12 +178,12 @@ export class FileManager {
       const { isReady } = await run.header()
       if (!isReady) throw brokenAnswer('did not wait for what it shall write')
       input.onReady?.()
-      run.silenceMs = undefined
+      run.allowSilence(undefined)
       // A refusal may come at any time, such as when the disk is full.
       const answer = run.header()
       answer.catch(() => {})
       await Promise.race([answer, feedFrames(input.source, run.stdin, this.#stallMs)])
-      run.silenceMs = commitMs
+      run.allowSilence(commitMs)
       return await answer
     })
   }

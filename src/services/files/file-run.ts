@@ -69,9 +69,9 @@ export class FileRun {
 
   get stdin () { return this.#placed.attached.child.stdin }
 
-  /** How long it may be silent from here on. */
-  set silenceMs (value: number | undefined) {
-    this.#silenceMs = value
+  /** How long it may be silent from here on, in milliseconds; undefined: for ever. */
+  allowSilence (silenceMs: number | undefined): void {
+    this.#silenceMs = silenceMs
     if (this.#waitingSinceMs !== undefined) this.#waitingSinceMs = performance.now()
   }
 
