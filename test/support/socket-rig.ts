@@ -19,6 +19,7 @@ import { TicketStore } from '../../src/services/tokens/ticket-store.ts'
 import { TokenStore } from '../../src/services/tokens/token-store.ts'
 import { UpgradeKeeper } from '../../src/ws/upgrade-keeper.ts'
 import { makeSandbox, makeServices } from '../unit/routes/fake-services.ts'
+import { makeTerminals } from '../unit/routes/fake-terminals.ts'
 
 /** What a log's socket sends. */
 export interface Message {
@@ -45,6 +46,7 @@ export async function buildSocketRig (t: TestContext, options: { followerStallMs
   const tokens = new TokenStore({ db })
   const tickets = new TicketStore()
   const { services, sandboxes } = makeServices()
+  const terminals = makeTerminals(() => {})
   const [known, other] = [makeSandbox(), makeSandbox()]
   for (const one of [known, other]) sandboxes.set(one.id, one)
   const task = await services.tasks.create({ image: 'berth/base' }, {})
@@ -72,6 +74,7 @@ export async function buildSocketRig (t: TestContext, options: { followerStallMs
   const app = buildApp({
     services: {
       ...services,
+      terminals,
       tokens,
       tickets,
       logSources: { sandboxLog: find, execLog: (_id, execId) => find(execId), taskLog: (id, attempt) => find(attempt === undefined ? id : `${id}/${attempt}`) },
@@ -119,6 +122,7 @@ export async function buildSocketRig (t: TestContext, options: { followerStallMs
     port,
     tokens,
     tickets,
+    terminals,
     admin,
     sandbox: known,
     other,

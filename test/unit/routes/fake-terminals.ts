@@ -13,7 +13,7 @@ export class FakeAttachment implements TerminalAttachment {
   /** The signal that it runs with; undefined before. */
   signal: AbortSignal | undefined
   /** What write and resize wait for, and fail with. */
-  taking: Promise<void> = Promise.resolve()
+  taking: () => Promise<void> = async () => {}
   readonly #begun = Promise.withResolvers<void>()
   readonly #over = Promise.withResolvers<void>()
 
@@ -42,12 +42,12 @@ export class FakeAttachment implements TerminalAttachment {
 
   async write (bytes: Buffer): Promise<void> {
     this.written.push(Buffer.from(bytes))
-    await this.taking
+    await this.taking()
   }
 
   async resize (cols: number, rows: number): Promise<void> {
     this.sizes.push([cols, rows])
-    await this.taking
+    await this.taking()
   }
 
   /** The last event, and the end of its run; an error ends it as a fault would. */
