@@ -52,6 +52,10 @@ const context: CliContext = {
     process.on(signal, listener)
     return () => process.off(signal, listener)
   },
+  onExit (listener) {
+    process.on('exit', listener)
+    return () => process.off('exit', listener)
+  },
   serve,
   doctor,
 }

@@ -17,6 +17,9 @@ export interface DoctorOptions {
   selfTest?: boolean
 }
 
+export type EndSignal = 'SIGINT' | 'SIGTERM' | 'SIGHUP'
+export type WatchedSignal = EndSignal | 'SIGCONT'
+
 /** Everything the command line takes from the process around it; only main.ts knows the real ones. */
 export interface CliContext {
   env: Readonly<Record<string, string | undefined>>
@@ -26,7 +29,9 @@ export interface CliContext {
   isTty: { stdin: boolean, stdout: boolean, stderr: boolean }
   version: string
   /** Calls the listener at each such signal until the returned function is called. */
-  onSignal: (signal: 'SIGINT' | 'SIGTERM', listener: () => void) => () => void
+  onSignal: (signal: WatchedSignal, listener: () => void) => () => void
+  /** Calls the listener when the process ends, however it comes to that, until the returned function is called. */
+  onExit?: (listener: () => void) => () => void
   /** Run the daemon and the check of the host; each answers with the exit code. */
   serve: (options: ServeOptions) => Promise<number>
   doctor: (options: DoctorOptions) => Promise<number>

@@ -5,9 +5,9 @@ import { connect } from 'node:net'
 import type { Readable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import { WebSocket } from 'ws'
-import { BerthError, errorKinds, type ErrorKind } from '../errors.ts'
+import { BerthError, type ErrorKind } from '../errors.ts'
 import { parseNdjson } from '../lib/ndjson.ts'
-import type { ErrorBody } from '../schemas/wire.ts'
+import { badAnswer, parseAnswer, parseErrorBody, readText, sendUpload } from './client-answer.ts'
 import { ConnectionError } from './connection-error.ts'
 
 export const defaultSocketPath = '/run/berth/berth.sock'
@@ -178,7 +178,7 @@ export class BerthClient {
     const headers: Record<string, string | number> = { accept, 'user-agent': 'berth-cli' }
     if (this.#options.token) headers.authorization = `Bearer ${this.#options.token}`
     if (options.upload) {
-      headers['content-type'] = options.upload.type
+      Object.assign(headers, { 'content-type': options.upload.type, expect: '100-continue' })
       if (options.upload.sizeBytes !== undefined) headers['content-length'] = options.upload.sizeBytes
     } else if (body) Object.assign(headers, { 'content-type': 'application/json', 'content-length': body.length })
     if (options.idempotencyKey) headers['idempotency-key'] = options.idempotencyKey
@@ -236,17 +236,6 @@ export class BerthClient {
   }
 }
 
-/** A daemon that refuses what comes answers before it has read it all: then the answer counts, and not that the rest finds no taker. */
-function sendUpload (source: Readable, outgoing: http.ClientRequest, fail: (error: Error) => void): void {
-  source.once('error', error => {
-    fail(error)
-    outgoing.destroy()
-  })
-  outgoing.once('close', () => source.destroy())
-  outgoing.once('response', answer => { if ((answer.statusCode ?? 500) >= 400) source.unpipe(outgoing) })
-  source.pipe(outgoing)
-}
-
 export function isKind (error: unknown, kind: ErrorKind): boolean {
   return error instanceof BerthError && error.kind === kind
 }
@@ -282,30 +271,4 @@ function formatQuery (query: Query = {}): string {
   }
   const text = parameters.toString()
   return text === '' ? '' : `?${text}`
-}
-
-async function readText (answer: http.IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = []
-  for await (const chunk of answer) chunks.push(chunk as Buffer)
-  return Buffer.concat(chunks).toString('utf8')
-}
-
-function parseAnswer<T> (text: string): T {
-  try {
-    return JSON.parse(text) as T
-  } catch (cause) {
-    throw new BerthError('internal', 'bad_answer', 'the answer is not JSON; do BERTH_URL or BERTH_SOCKET point to berth?', { cause })
-  }
-}
-
-function badAnswer (problem: string, cause?: unknown): BerthError {
-  return new BerthError('internal', 'bad_answer', `the daemon sent ${problem}; do BERTH_URL or BERTH_SOCKET point to berth?`, { cause })
-}
-
-function parseErrorBody (text: string): ErrorBody | undefined {
-  try {
-    const body = JSON.parse(text) as Partial<ErrorBody> | null
-    if (typeof body?.code === 'string' && typeof body.message === 'string' && Object.hasOwn(errorKinds, body.kind ?? '')) return body as ErrorBody
-  } catch {}
-  return undefined
 }

@@ -8,11 +8,13 @@ import { ConnectionError } from './connection-error.ts'
 import { InterruptedError, watchInterrupts } from './interrupts.ts'
 import { gather, readEnv } from './key-values.ts'
 import { resolveSandboxId } from './target-finder.ts'
-import { ownErrorCode } from './sandbox-text.ts'
+import { definedOnly } from './sandbox-options.ts'
+import { codeOfError, ownErrorCode } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
+import { addAttachOptions, checkTerminal, createTerminal, parseAttachFlags, runAtTerminal, type AttachFlags } from './terminal-start.ts'
 import { parseDuration } from './units.ts'
 
-interface ExecFlags {
+interface ExecFlags extends AttachFlags {
   env?: string[]
   envFile?: string[]
   workdir?: string
@@ -30,29 +32,42 @@ const signalAttempts = 20
 const signalPauseMs = 50
 // Each Ctrl-C is more insistent; one after the last leaves.
 const interruptSignals: SignalName[] = ['SIGINT', 'SIGTERM', 'SIGKILL']
-// What a shell answers for a program that is not there or cannot be run.
-const codeOfError: Record<string, number> = { command_not_found: 127, command_not_executable: 126 }
 
 export function addExecCommand (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
-  program.command('exec').summary('run a command in a running sandbox, and end with its exit code')
-    .description('Runs a command in a running sandbox and ends with its exit code.')
-    .argument('<ID>', 'id or the unique beginning of one').argument('<COMMAND...>', 'program and arguments')
+  const command = program.command('exec').summary('run a command in a running sandbox, and end with its exit code')
+    .description('Runs a command in a running sandbox and ends with its exit code. With -it it has a terminal, which Ctrl-P Ctrl-Q leaves running: see berth attach.')
+    .argument('<ID>', 'id or the unique beginning of one').argument('[COMMAND...]', 'program and arguments; with -t the login shell where there is none')
     .option('-e, --env <NAME=VALUE>', 'set a variable; NAME alone takes its value from here', gather)
     .option('--env-file <FILE>', 'read variables from a file', gather)
     .option('-w, --workdir <DIR>', 'directory to start in')
     .option('-u, --user <USER>', 'user, as name, uid or uid:gid')
-    .option('-d, --detach', 'print the id of the exec and leave it running')
-    .option('-i, --interactive', 'read standard input to its end and pass it on')
-    .option('-t, --tty', 'terminals are not there yet')
+    .option('-d, --detach', 'print the id of the exec, or with -t of the terminal, and leave it running')
+    .option('-i, --interactive', 'read standard input to its end and pass it on; with -t pass on what is typed')
+    .option('-t, --tty', 'give it a terminal')
     .option('--timeout <DURATION>', 'kill it after this long, like 30s')
-    .option('--json', 'print the events of the stream, one JSON object a line; with -d the exec')
-    .passThroughOptions()
-    .action((id: string, argv: string[], flags: ExecFlags) => act(exec(shell, id, argv, flags)))
+    .option('--json', 'print the events of the stream, one JSON object a line; with -d the exec or terminal')
+  addAttachOptions(command).passThroughOptions()
+    .action((id: string, argv: string[], flags: ExecFlags) => {
+      if (argv.length === 0 && !flags.tty) command.error("error: missing required argument 'COMMAND'", { code: 'commander.missingArgument' })
+      return act(flags.tty ? execAtTerminal(shell, id, argv, flags) : exec(shell, id, argv, flags))
+    })
+}
+
+async function execAtTerminal (shell: Shell, given: string, argv: string[], flags: ExecFlags): Promise<number> {
+  if (flags.timeout !== undefined) throw usage('--timeout: a terminal has none; leave out --timeout or -t')
+  if (flags.json && !flags.detach) throw usage('--json: what a terminal shows is no JSON; leave out --json or -t')
+  if (!flags.detach) checkTerminal(shell)
+  const how = parseAttachFlags(flags)
+  const input = definedOnly({ argv: argv.length > 0 ? argv : undefined, env: readEnv(flags.env, flags.envFile, shell.context.env), cwd: flags.workdir, user: flags.user })
+  const sandboxId = await resolveSandboxId(shell.client(), given)
+  if (!flags.detach) return (await runAtTerminal(shell, { sandboxId, input, takesInput: flags.interactive ?? false, ...how })).exitCode
+  const terminal = await createTerminal(shell, sandboxId, input)
+  await (flags.json ? shell.output.json(terminal) : shell.output.line(terminal.id))
+  return 0
 }
 
 async function exec (shell: Shell, given: string, argv: string[], flags: ExecFlags): Promise<number> {
-  if (flags.tty) throw new BerthError('invalid_argument', 'usage', '-t: terminals come later; leave it out (-i alone passes standard input)')
-  if (flags.detach && flags.interactive) throw new BerthError('invalid_argument', 'usage', '-i: a detached exec has no standard input; leave out -d or -i')
+  if (flags.detach && flags.interactive) throw usage('-i: a detached exec has no standard input; leave out -d or -i')
   const timeoutMs = flags.timeout === undefined ? undefined : parseDuration(flags.timeout, '--timeout')
   const env = readEnv(flags.env, flags.envFile, shell.context.env)
   const id = await resolveSandboxId(shell.client(), given)
@@ -71,7 +86,7 @@ async function readAll (stdin: AsyncIterable<Buffer | string>): Promise<Buffer> 
   for await (const chunk of stdin) {
     const buffer = Buffer.from(chunk as Buffer)
     bytes += buffer.length
-    if (bytes > maxStdinBytes) throw new BerthError('invalid_argument', 'usage', '-i: standard input of more than 6 MiB does not fit into one exec; write it to a file inside in parts')
+    if (bytes > maxStdinBytes) throw usage('-i: standard input of more than 6 MiB does not fit into one exec; write it to a file inside in parts')
     chunks.push(buffer)
   }
   return Buffer.concat(chunks)
@@ -169,4 +184,8 @@ class AttachedExec {
 
 function decode (stdin: string | undefined): string | undefined {
   return stdin === undefined ? undefined : Buffer.from(stdin, 'base64').toString('utf8')
+}
+
+function usage (message: string): BerthError {
+  return new BerthError('invalid_argument', 'usage', message)
 }

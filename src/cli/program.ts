@@ -15,6 +15,7 @@ import { addRunCommands } from './run-command.ts'
 import { ownErrorCode } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
 import { addTaskCommands } from './task-commands.ts'
+import { addTerminalCommands } from './terminal-commands.ts'
 import { addTokenCommands } from './token-commands.ts'
 
 // 128 + SIGPIPE: what a program has that writes on into a pipe nobody reads.
@@ -70,6 +71,7 @@ export function buildProgram (context: CliContext, parts: { output?: Output, out
   addRunCommands(program.commandsGroup('Sandboxes:'), shell, act)
   addListCommands(program, shell, act)
   addExecCommand(program, shell, act)
+  addTerminalCommands(program, shell, act)
   addLogCommands(program, shell, act)
   addNetworkCommands(program, shell, act)
   addLifecycleCommands(program, shell, act)

@@ -10,17 +10,21 @@ import { describePublished } from './network-text.ts'
 import { BrokenPipeError } from './command-output.ts'
 import { Progress } from './progress.ts'
 import { pullBeforehand } from './pull-watch.ts'
+import { runAtNewTerminal } from './run-terminal.ts'
 import { addSandboxOptions, progressMode, splitOperands, toSandboxCreate, type SandboxFlags } from './sandbox-options.ts'
 import { describeEnd, describeTimings, exitCodeOf, isEnded } from './sandbox-text.ts'
 import type { Shell } from './shell.ts'
 import { toTaskCreate } from './task-options.ts'
 import { TaskSession } from './task-session.ts'
+import { addAttachOptions } from './terminal-start.ts'
 
 interface RunFlags extends SandboxFlags {
   rm?: boolean
   detach?: boolean
   interactive?: boolean
   tty?: boolean
+  detachKeys: string
+  reconnectTimeout: string
 }
 
 const endPollMs = 50
@@ -33,9 +37,9 @@ export function addRunCommands (program: Command, shell: Shell, act: (work: Prom
     .usage(usageLine)
     .option('--rm', 'delete the sandbox when the command has ended')
     .option('-d, --detach', 'queue it as a task, and print its id when it runs; its sandbox is deleted at its end')
-    .option('-i, --interactive', 'not for run: berth exec -i passes standard input')
-    .option('-t, --tty', 'not for run: terminals are not there yet')
-  addSandboxOptions(run).passThroughOptions()
+    .option('-i, --interactive', 'with -t: pass on what is typed (without it: see berth exec -i)')
+    .option('-t, --tty', 'run the command at a terminal; the sandbox stays when it has ended, without --rm')
+  addSandboxOptions(addAttachOptions(run)).passThroughOptions()
     .action((image: string | undefined, rest: string[], flags: RunFlags) => {
       const { argv, ...named } = splitOperands(run, image === undefined ? [] : [image, ...rest], flags)
       return act(runSandbox(shell, named.image, argv, flags))
@@ -69,8 +73,8 @@ async function sayPublished (progress: Progress, { network }: Sandbox): Promise<
 }
 
 function runSandbox (shell: Shell, image: string, argv: string[], flags: RunFlags): Promise<number> {
-  if (flags.tty) throw usage('-t: terminals are not there yet; run without it, or look around with: berth exec')
-  if (flags.interactive) throw usage('-i: run passes no standard input; start it with -d and use: berth exec -i')
+  if (flags.tty) return runAtNewTerminal(shell, image, argv, flags)
+  if (flags.interactive) throw usage('-i: without -t run passes no standard input; start it with -d and use: berth exec -i')
   if (!flags.detach) return new AttachedRun(shell, flags).run(image, argv)
   // --rm says what a task does anyway.
   return new TaskSession(shell, flags).detach(toTaskCreate(image, argv, flags, shell.context.env))

@@ -5,6 +5,9 @@ import { describeMs, describeSize, describeSpan } from './units.ts'
 /** Exit code for what berth itself could not do, as docker has it. */
 export const ownErrorCode = 125
 
+/** What a shell answers for a program that is not there or cannot be run. */
+export const codeOfError: Readonly<Record<string, number>> = { command_not_found: 127, command_not_executable: 126 }
+
 // Codes a shell user knows: SIGKILL for memory, timeout(1) for time, whatever the program made of its signal.
 const fixedCodes: Partial<Record<TaskEnd['reason'], number>> = { out_of_memory: 137, timed_out: 124 }
 const codeOfReason: Partial<Record<TaskEnd['reason'], number>> = { requested: 0, idle: 0 }

@@ -1,0 +1,81 @@
+import type { Readable, Writable } from 'node:stream'
+import type { CliContext } from './cli-context.ts'
+import { ScreenModes } from './screen-modes.ts'
+
+type TerminalInput = Readable & { setRawMode?: (isRaw: boolean) => unknown }
+type TerminalOutput = Writable & { columns?: number, rows?: number }
+
+export interface TerminalSize {
+  cols: number
+  rows: number
+}
+
+// What a terminal may have on the wire.
+const largestSize = 1000
+
+/**
+ * The person's own terminal while a program of a sandbox has it: keys come as they are, and what the program asked of the screen is
+ * known. `restore` gives it back as it was; however the process comes to its end, that is done before.
+ */
+export class RawTerminal implements Disposable {
+  readonly #input: TerminalInput
+  readonly #output: TerminalOutput
+  readonly #isTty: CliContext['isTty']
+  readonly #cleanup = new DisposableStack()
+  readonly modes = new ScreenModes()
+  #isRaw = false
+  #isOver = false
+
+  constructor (context: CliContext, { takesKeys }: { takesKeys: boolean }) {
+    this.#input = context.stdin
+    this.#output = context.stdout
+    this.#isTty = context.isTty
+    const forget = context.onExit?.(() => this.restore())
+    if (forget) this.#cleanup.defer(forget)
+    if (!takesKeys || !context.isTty.stdin) return
+    this.#setRaw(true)
+    // A shell that stopped us has put its own mode in the place of ours.
+    this.#cleanup.defer(context.onSignal('SIGCONT', () => { if (this.#isRaw) this.#setRaw(true) }))
+  }
+
+  /** Whether keys come one by one, Ctrl-C too. */
+  get isRaw (): boolean {
+    return this.#isRaw
+  }
+
+  /** Of the terminal that standard output is; undefined where it is none. */
+  get size (): TerminalSize | undefined {
+    const { columns, rows } = this.#output
+    if (!this.#isTty.stdout || !columns || !rows) return undefined
+    return { cols: Math.min(columns, largestSize), rows: Math.min(rows, largestSize) }
+  }
+
+  /** Calls the listener when the terminal has another size. */
+  onResize (listener: () => void): void {
+    this.#output.on('resize', listener)
+    this.#cleanup.defer(() => { this.#output.off('resize', listener) })
+  }
+
+  /** Idempotent, and at once: it is all that is done where the process is about to end. */
+  restore (): void {
+    if (this.#isOver) return
+    this.#isOver = true
+    // The terminal itself may be gone.
+    if (this.#isTty.stdout) try { this.#output.write(this.modes.reset()) } catch {}
+    if (this.#isRaw) this.#setRaw(false)
+    this.#cleanup.dispose()
+  }
+
+  [Symbol.dispose] (): void {
+    this.restore()
+  }
+
+  #setRaw (isRaw: boolean): void {
+    // To set what Node takes for set already does nothing.
+    try {
+      if (isRaw && this.#isRaw) this.#input.setRawMode?.(false)
+      this.#input.setRawMode?.(isRaw)
+    } catch {}
+    this.#isRaw = isRaw
+  }
+}
