@@ -50,6 +50,8 @@ void text_join(struct text *text, const char *name);   /* adds a slash where non
 
 void put(const void *bytes, size_t length);
 void put_text(const char *text);
+/* Nothing speaks against it: input may come. */
+void put_ready(void);
 void put_integer(int64_t value);
 void put_json(const char *bytes, size_t length);       /* in quotes; what is not UTF-8 becomes U+FFFD */
 void put_base64(const char *bytes, size_t length);     /* in quotes */

@@ -85,6 +85,11 @@ void put(const void *bytes, size_t length) {
 
 void put_text(const char *text) { put(text, strlen(text)); }
 
+void put_ready(void) {
+  put_text("{\"ok\":true,\"isReady\":true}\n");
+  put_flush();
+}
+
 void put_integer(int64_t value) {
   char digits[24], *at = digits + sizeof digits;
   uint64_t rest = value < 0 ? -(uint64_t)value : (uint64_t)value;

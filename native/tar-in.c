@@ -317,6 +317,7 @@ void op_extract(const struct options *options) {
   in.root = open_found(options->path, O_RDONLY, &st);
   if (!S_ISDIR(st.st_mode)) refuse_errno(ENOTDIR, options->path);
   undo_on_signals();
+  put_ready();
   struct tar_header header;
   for (size_t length; (length = take(&header, sizeof header));) {
     if (length == sizeof header && !memcmp(&header, &nothing, sizeof header)) {
