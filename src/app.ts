@@ -10,6 +10,7 @@ import { addAuthentication, type TokenVerifier } from './routes/authentication.t
 import { addBodyDeadline } from './routes/body-deadline.ts'
 import { eventRoutes, type Events } from './routes/events.ts'
 import { execRoutes, type Execs } from './routes/execs.ts'
+import { fileRoutes, type Files } from './routes/files.ts'
 import { hostRoutes, type HostRouteOptions } from './routes/host.ts'
 import { addErrorAnswers, answerClientError, answerError, hostStopping } from './routes/http-errors.ts'
 import { addHttpMetrics } from './routes/http-metrics.ts'
@@ -41,6 +42,7 @@ export interface AppServices {
   usages: Usages
   execs: Execs
   terminals: Terminals
+  files: Files
   tasks: Tasks
   images: Images
   decisions: Decisions
@@ -132,6 +134,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
   void app.register(usageRoutes, { prefix, usages: services.usages })
   void app.register(execRoutes, { prefix, execs, streams, attached })
   void app.register(terminalRoutes, { prefix, terminals })
+  void app.register(fileRoutes, { prefix, files: services.files, streams, attached, leaves: upgrades, stallMs: limits.followerStallMs })
   void app.register(taskRoutes, { prefix, tasks, closing })
   void app.register(networkRoutes, { prefix, sandboxes, decisions, ports, traffic: network, streams })
   void app.register(sandboxTokenRoutes, { prefix, tokens, sandboxes })

@@ -21,6 +21,7 @@ import { RootSocket } from './routes/root-socket.ts'
 import { openEventsDatabase, openNetworkDatabase, openStateDatabase } from './services/database.ts'
 import { EventLog, type NewEvent } from './services/events/event-log.ts'
 import { ExecManager } from './services/execs/exec-manager.ts'
+import { FileManager } from './services/files/file-manager.ts'
 import { readHostId } from './services/host/host-id.ts'
 import { HostInfo } from './services/host/host-info.ts'
 import { reclaimHost } from './services/host/reclaim.ts'
@@ -184,6 +185,8 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   stack.defer('sandboxes', () => sandboxes.close())
   const execs = new ExecManager({ places, sandboxes, images, events: news, logger, onEnded: (sandboxId, execId) => logs.wake(places.exec(sandboxId, execId).dir) })
   stack.defer('execs', () => execs.close())
+  const files = new FileManager({ places, sandboxes, images, logger, stallMs: config.followerStallMs })
+  stack.defer('files', () => files.close())
   metrics.countSandboxes(sandboxes)
   const tasks: WiredTasks = await stack.acquire('tasks', async () => wireTasks({
     config, places, hostId, logger, events, logs, sandboxes, runtimes: runtimes.byName, network: network.manager, registry: metrics.registry,
@@ -276,7 +279,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const gatewayDoor = new GatewayDoor({ ...door, isWelcome: address => network.manager.mayReachApi(address) })
   const app = buildApp({
     services: {
-      tasks: tasks.manager, sandboxes, usages: new UsageReader({ cgroups, sandboxes }), execs, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry,
+      tasks: tasks.manager, sandboxes, usages: new UsageReader({ cgroups, sandboxes }), execs, files, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry,
     },
     logger,
     version,

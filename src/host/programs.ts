@@ -1,4 +1,5 @@
 /** Which of the programs a host needs are here, and what they are. */
+import { fileURLToPath } from 'node:url'
 import { BerthError } from '../errors.ts'
 import type { RuntimeInfo } from '../schemas/host.ts'
 import { findProgram, runCommand } from './command.ts'
@@ -12,17 +13,32 @@ export interface HostPrograms {
   idle: string
   /** Statically linked. */
   busybox: string
+  /** Works on files from inside a sandbox; statically linked, compiled from native/ by `npm run setup`. */
+  files: string
 }
+
+const filesPath = fileURLToPath(new URL('../../build/files', import.meta.url))
 
 /** @throws BerthError unavailable `program_not_found` with the command that mends it. */
 export function discoverPrograms (): HostPrograms {
-  return { conmon: mustFindProgram('conmon'), init: mustFindProgram('tini-static'), idle: mustFindProgram('catatonit'), busybox: mustFindProgram('busybox') }
+  return {
+    conmon: mustFindProgram('conmon'),
+    init: mustFindProgram('tini-static'),
+    idle: mustFindProgram('catatonit'),
+    busybox: mustFindProgram('busybox'),
+    files: mustFindBuilt(filesPath),
+  }
 }
 
 function mustFindProgram (name: string): string {
   const path = findProgram(name)
   if (!path) throw new BerthError('unavailable', 'program_not_found', `${name} is not installed on this host; run: berth doctor`)
   return path
+}
+
+function mustFindBuilt (path: string): string {
+  if (findProgram(path)) return path
+  throw new BerthError('unavailable', 'program_not_found', `${path} has not been built; run: npm run setup`)
 }
 
 export interface DiscoverRuntimesOptions {

@@ -7,6 +7,8 @@ import { answerClientError } from './http-errors.ts'
  */
 export function addBodyDeadline (app: FastifyInstance, timeoutMs: number): void {
   app.addHook('preParsing', async request => {
+    // A route that reads the body itself knows when that stands still: how long the whole may take is not for us to say.
+    if (request.routeOptions.config.hasRawBody) return
     const { raw } = request
     if (raw.complete || (raw.headers['transfer-encoding'] === undefined && (raw.headers['content-length'] ?? '0') === '0')) return
     const late = Object.assign(new Error('the body did not arrive in time'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' })

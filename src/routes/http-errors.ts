@@ -14,6 +14,8 @@ const statusByCode: Record<string, number> = {
   body_too_large: 413,
   url_too_long: 414,
   unsupported_content_type: 415,
+  unsupported_content_encoding: 415,
+  range_not_satisfiable: 416,
   upgrade_required: 426,
   headers_too_large: 431,
   port_not_listening: 502,
@@ -38,8 +40,10 @@ const meanings: Record<number, string> = {
   404: 'There is no such thing',
   405: 'The path does not take this method; Allow says which it takes',
   409: 'Not possible in the present state, or the Idempotency-Key is taken',
+  408: 'The request stood still for too long',
   413: 'The body is too large',
-  415: 'The body is not application/json',
+  415: 'The body is not of a type, or a coding, that is taken here: JSON, where nothing else is said',
+  416: 'The range begins behind the end; Content-Range says where that is',
   426: 'This path is a WebSocket',
   429: 'No room for it at the moment; try again later',
   499: 'The client went away',
@@ -87,6 +91,7 @@ export function answerError (error: unknown, request: FastifyRequest, reply: Fas
   if (known.kind === 'internal') request.log.error({ err: known.cause ?? known, code: known.code }, 'request failed')
   else if (known.cause !== undefined) request.log.info({ err: known.cause, code: known.code }, 'request refused')
   if (known.kind === 'unauthenticated') reply.header('www-authenticate', 'Bearer realm="berth"')
+  if (known.code === 'range_not_satisfiable') reply.header('content-range', `bytes */${known.details?.['sizeBytes'] ?? '*'}`)
   if (errorKinds[known.kind].retryable) reply.header('retry-after', '1')
   return reply.code(statusOf(known)).header('content-type', 'application/json; charset=utf-8').send(errorBody(known, request.id))
 }

@@ -36,6 +36,7 @@ const tags = [
   { name: 'tasks', description: 'Commands that are queued, run in a sandbox of their own, and reported on exactly once' },
   { name: 'execs', description: 'Processes started in a running sandbox' },
   { name: 'terminals', description: 'Processes at a pseudo-terminal, whose screen is kept: attach, detach, come back' },
+  { name: 'files', description: 'Files in a running sandbox: read, write, list, move, watch, search' },
   { name: 'network', description: 'What a sandbox may reach and what reaches it' },
   { name: 'images', description: 'What sandboxes are made of: pull, look, make room' },
   { name: 'logs', description: 'What sandboxes and detached execs have written' },

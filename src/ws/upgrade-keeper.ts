@@ -21,6 +21,8 @@ export class UpgradeKeeper implements Doorkeeper {
   readonly #previews: Doorkeeper | undefined
   /** The paths of the API's WebSockets: filled when their routes are registered. */
   readonly #paths: RegExp[] = []
+  /** The paths on which a PUT gets the leave to send its body from the route. */
+  readonly #patient: RegExp[] = []
   readonly #pending = new WeakMap<IncomingMessage, PendingUpgrade>()
 
   constructor (options: { previews?: Doorkeeper | undefined } = {}) {
@@ -29,7 +31,12 @@ export class UpgradeKeeper implements Doorkeeper {
 
   /** Makes a route one of a WebSocket. `pattern` is the router's: `/v1/sandboxes/:id/logs/ws`. */
   add (pattern: string): void {
-    this.#paths.push(new RegExp(`^${pattern.replaceAll(/:[^/]+/g, '[^/?]+')}(?=\\?|$)`))
+    this.#paths.push(pathOf(pattern))
+  }
+
+  /** Lets the routes of a pattern say for themselves when a PUT may send the body that waits for leave. */
+  addPatient (pattern: string): void {
+    this.#patient.push(pathOf(pattern))
   }
 
   /** What is left is answered as if no upgrade had been asked for. */
@@ -45,6 +52,7 @@ export class UpgradeKeeper implements Doorkeeper {
   }
 
   handleContinue (request: IncomingMessage, response: ServerResponse, handle: RequestListener): void {
+    if (request.method === 'PUT' && this.#patient.some(path => path.test(request.url ?? ''))) return void handle(request, response as Parameters<typeof handle>[1])
     if (this.#previews) return this.#previews.handleContinue(request, response, handle)
     response.writeContinue()
     void handle(request, response as Parameters<typeof handle>[1])
@@ -58,4 +66,8 @@ export class UpgradeKeeper implements Doorkeeper {
   #isSocket ({ method, url = '', headers }: IncomingMessage): boolean {
     return method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket' && this.#paths.some(path => path.test(url))
   }
+}
+
+function pathOf (pattern: string): RegExp {
+  return new RegExp(`^${pattern.replaceAll(/:[^/]+/g, '[^/?]+')}(?=\\?|$)`)
 }

@@ -231,7 +231,8 @@ export class FileManager {
   /** Aborts what takes too long, with an error that says so. */
   async #inTime<T> (signal: AbortSignal, work: (signal: AbortSignal) => Promise<T>, deadlineMs = this.#deadlineMs): Promise<T> {
     const late = new AbortController()
-    const timer = setTimeout(() => late.abort(new BerthError('timed_out', 'file_program_silent', `the sandbox did not answer within ${deadlineMs} ms; it may be paused, or too busy: try again`)), deadlineMs)
+    const error = new BerthError('timed_out', 'file_program_silent', `the sandbox did not answer within ${deadlineMs} ms; it may be paused, or too busy: try again`)
+    const timer = setTimeout(() => late.abort(error), deadlineMs)
     try {
       return await work(AbortSignal.any([signal, late.signal]))
     } finally {

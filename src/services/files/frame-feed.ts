@@ -12,7 +12,8 @@ const endFrame = Buffer.alloc(lengthBytes)
  * said to be complete. Resolves when the last frame is written, or the input is closed: the program says why.
  *
  * @param stallMs how long the source, or the program, may stand still.
- * @throws BerthError timed_out `request_too_slow` or `file_program_silent`; cancelled `client_gone`; what the source failed with, if it is one.
+ * @throws BerthError timed_out `request_too_slow` or `file_program_silent`; cancelled `client_gone`;
+ * invalid_argument `invalid_archive` for a source that is to be decompressed and cannot.
  */
 export async function feedFrames (source: Readable, input: Writable, stallMs: number): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>()
@@ -36,7 +37,7 @@ export async function feedFrames (source: Readable, input: Writable, stallMs: nu
     timer.refresh()
     input.end(endFrame, () => resolve())
   }
-  const onBroken = (error?: Error) => reject(error instanceof BerthError ? error : clientGone(error))
+  const onBroken = (error?: NodeJS.ErrnoException) => reject(error?.code?.startsWith('Z_') ? notCompressed(error) : clientGone(error))
   const onClose = () => { if (!source.readableEnded) onBroken() }
   const listeners: Array<[Readable | Writable, string, (...args: never[]) => void]> = [
     [source, 'data', onData], [source, 'end', onEnd], [source, 'error', onBroken], [source, 'close', onClose], [input, 'drain', onDrain], [input, 'close', resolve],
@@ -78,4 +79,8 @@ function programStalls (): BerthError {
 
 function clientGone (cause?: Error): BerthError {
   return new BerthError('cancelled', 'client_gone', 'the client went away before its body was complete; nothing was changed', { cause })
+}
+
+function notCompressed (cause: Error): BerthError {
+  return new BerthError('invalid_argument', 'invalid_archive', 'the body is not what its Content-Encoding says', { cause })
 }

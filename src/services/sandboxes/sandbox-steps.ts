@@ -240,10 +240,10 @@ async function resolveProcess (record: SandboxRecord, prepared: PreparedImage, i
   }
 }
 
-/** Puts the inits and the helper program where every sandbox sees them, read-only. Replaced by rename: a running program is never overwritten. */
-export async function installInit (initDir: string, { init, idle, busybox }: { init: string, idle: string, busybox: string }): Promise<void> {
+/** Puts the inits and the helper programs where every sandbox sees them, read-only. Replaced by rename: a running program is never overwritten. */
+export async function installInit (initDir: string, { init, idle, busybox, files }: { init: string, idle: string, busybox: string, files: string }): Promise<void> {
   await mkdir(initDir, { recursive: true, mode: 0o755 })
-  for (const [name, source] of Object.entries({ init, idle, busybox })) {
+  for (const [name, source] of Object.entries({ init, idle, busybox, files })) {
     const temporary = join(initDir, `.${name}.tmp`)
     await copyFile(source, temporary)
     await chmod(temporary, 0o755)

@@ -228,6 +228,7 @@ export function makeServices () {
       },
     },
     host: { describe: async () => ({}) as Host, readiness: () => ({ ready: true, problems: [] }) },
+    files: {} as AppServices['files'],
     tickets: { create: facts => ({ ticket: `ticket-${'port' in facts ? facts.port : 'any'}`, expiresAt: at }), redeem: () => undefined },
     tokens: {
       create: request => {
