@@ -33,6 +33,7 @@ export interface PtyListener {
 }
 
 const awayTimeoutMs = 10_000
+const endTimeoutMs = 5000
 const firstBackOffMs = 100
 const lastBackOffMs = 5000
 // One that has lived so long does not die of its start.
@@ -137,6 +138,19 @@ export class PtyHostSupervisor {
     const link = this.#linkOf.get(terminalId)
     this.#linkOf.delete(terminalId)
     link?.request(terminalId, { op: 'forget' }).catch(() => { /* gone, with all that it knew */ })
+  }
+
+  /** Ends a terminal that belongs to nobody, and forgets it. Resolves when it has ended, or cannot be asked; at most after some seconds. */
+  async discard (terminalId: string): Promise<void> {
+    const link = this.#linkOf.get(terminalId)
+    const { promise: isOver, resolve } = Promise.withResolvers<void>()
+    const silent = () => {}
+    this.listen(terminalId, { onOutput: silent, onAdvanced: silent, onTaken: silent, onReconnected: () => resolve(), onLost: resolve, onEnded: () => resolve() })
+    const isThere = await link?.request(terminalId, { op: 'hangUp', force: true }).then(() => true, () => false)
+    // One that has ended before does not say so again, but can be forgotten.
+    const isForgotten = isThere && await link?.request(terminalId, { op: 'forget' }).then(() => true, () => false)
+    if (isThere && !isForgotten) await raceWithDelay(endTimeoutMs, [isOver])
+    this.forget(terminalId)
   }
 
   /** Ends pty-hosts of other settings that have no terminal any more. */

@@ -58,8 +58,7 @@ export class TerminalManager implements Terminals {
     for (const id of statuses.keys()) {
       if (known.has(id)) continue
       logger.warn({ terminalId: id }, 'a terminal that belongs to nobody is ended')
-      await hosts.request(id, { op: 'hangUp', force: true }).catch(() => { /* gone meanwhile */ })
-      hosts.forget(id)
+      void hosts.discard(id)
     }
   }
 

@@ -29,7 +29,7 @@ export type SandboxOfTerminals = Pick<SandboxLifecycle, 'record' | 'status' | 'h
 export interface TerminalParts {
   sandbox: SandboxOfTerminals
   places: ExecPlaces
-  hosts: Pick<PtyHostSupervisor, 'listen' | 'create' | 'request' | 'input' | 'forget'>
+  hosts: Pick<PtyHostSupervisor, 'listen' | 'create' | 'request' | 'input' | 'forget' | 'discard'>
   logger: Logger
   /** It has ended, and its record says so. */
   onEnded: (terminal: SandboxTerminal) => void
@@ -129,8 +129,7 @@ export class SandboxTerminal {
     const { hosts, places, sandbox } = this.#parts
     this.#isRemoved = true
     if (!sandbox.hasEnded) await killSession(sandbox.runtime, places)
-    await this.#hangUp({ force: true })
-    hosts.forget(this.id)
+    await hosts.discard(this.id)
     await removeTrees([places.dir, places.runDir])
   }
 
@@ -195,7 +194,7 @@ export class SandboxTerminal {
   async sandboxEnded (): Promise<void> {
     if (this.hasEnded || this.#record.status === 'starting') return
     await this.#awaitEnd(hangUpGraceMs)
-    await this.#hangUp({ force: true })
+    await this.#killClient()
     await this.#awaitEnd(killDeadlineMs)
     await this.#settle({})
   }
@@ -210,7 +209,7 @@ export class SandboxTerminal {
   forget (): void {
     this.#record.end ??= { reason: 'sandbox_ended', at: new Date().toISOString() }
     this.#record.status = 'ended'
-    void this.#hangUp({ force: true }).finally(() => this.#parts.hosts.forget(this.id))
+    void this.#parts.hosts.discard(this.id)
     this.#markRemoved()
   }
 
@@ -250,7 +249,7 @@ export class SandboxTerminal {
     await this.#awaitEnd(hangUpGraceMs)
     if (!this.hasEnded) {
       if (!sandbox.hasEnded) await killSession(sandbox.runtime, places)
-      await this.#hangUp({ force: true })
+      await this.#killClient()
       await this.#awaitEnd(killDeadlineMs)
     }
     // It may be one that nobody can be asked about.
@@ -357,8 +356,9 @@ export class SandboxTerminal {
     await sandbox.runtime.signalExec(places, signal, { isWaiting: false }).catch(error => this.#warn(error, 'the program of a terminal could not be signalled'))
   }
 
-  async #hangUp ({ force }: { force: boolean }): Promise<void> {
-    await this.#parts.hosts.request(this.id, { op: 'hangUp', force }).catch(() => { /* gone, or never there */ })
+  /** The runtime's client, which may mind nothing else. */
+  async #killClient (): Promise<void> {
+    await this.#parts.hosts.request(this.id, { op: 'hangUp', force: true }).catch(() => { /* gone, or never there */ })
   }
 
   /** Until it has ended, and that is settled if it ran; at most so long. */
