@@ -279,7 +279,8 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const gatewayDoor = new GatewayDoor({ ...door, isWelcome: address => network.manager.mayReachApi(address) })
   const app = buildApp({
     services: {
-      tasks: tasks.manager, sandboxes, usages: new UsageReader({ cgroups, sandboxes }), execs, files, images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry,
+      tasks: tasks.manager, sandboxes, usages: new UsageReader({ cgroups, sandboxes }), execs, files,
+      images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry,
     },
     logger,
     version,

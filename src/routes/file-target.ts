@@ -15,9 +15,7 @@ export const whoFields = {
 
 export const targetFields = { path: FilePath, ...whoFields }
 
-const Target = Type.Object(targetFields)
-
 /** The target that a request names. */
-export function targetOf (params: Static<typeof FileParams>, { path, pathEncoding, user }: Static<typeof Target>): FileTarget {
+export function targetOf (params: Static<typeof FileParams>, { path, pathEncoding, user }: { path: string } & Pick<FileTarget, 'pathEncoding' | 'user'>): FileTarget {
   return { sandboxId: params.id, path, pathEncoding, user }
 }

@@ -64,8 +64,9 @@ const refusals = [...failures, 413, 415]
 
 export const fileRoutes: FastifyPluginAsyncTypebox<FileRouteOptions> = async (app, options) => {
   const { files, streams, attached } = options
-  await app.register(fileContentRoutes, options)
-  await app.register(fileArchiveRoutes, options)
+  // In scopes of their own, for their bodies are no JSON.
+  await app.register(fileContentRoutes, { ...options, prefix: '' })
+  await app.register(fileArchiveRoutes, { ...options, prefix: '' })
 
   app.get('/sandboxes/:id/files/stat', {
     exposeHeadRoute: false,
