@@ -8,6 +8,7 @@ import type { Registry } from 'prom-client'
 import { BerthError } from './errors.ts'
 import { addAuthentication, type TokenVerifier } from './routes/authentication.ts'
 import { addBodyDeadline } from './routes/body-deadline.ts'
+import { consoleRoutes } from './routes/console.ts'
 import { eventRoutes, type Events } from './routes/events.ts'
 import { execRoutes, type Execs } from './routes/execs.ts'
 import { fileRoutes, type Files } from './routes/files.ts'
@@ -148,6 +149,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
   void app.register(eventRoutes, { prefix, events, streams })
   void app.register(hostRoutes, { prefix, host })
   void app.register(probeRoutes, { host, metrics })
+  void app.register(consoleRoutes)
   return app
 }
 
