@@ -2,7 +2,9 @@ import { Command, CommanderError } from 'commander'
 import { BerthError } from '../errors.ts'
 import { BerthClient, defaultSocketPath } from './client.ts'
 import type { CliContext, DoctorOptions, ServeOptions } from './cli-context.ts'
+import { addCopyCommand } from './copy-command.ts'
 import { addExecCommand } from './exec-command.ts'
+import { addFileCommands } from './file-commands.ts'
 import { addHostCommands } from './host-commands.ts'
 import { addImageCommands } from './image-commands.ts'
 import { InterruptedError } from './interrupts.ts'
@@ -72,6 +74,8 @@ export function buildProgram (context: CliContext, parts: { output?: Output, out
   addListCommands(program, shell, act)
   addExecCommand(program, shell, act)
   addTerminalCommands(program, shell, act)
+  addCopyCommand(program, shell, act)
+  addFileCommands(program, shell, act)
   addLogCommands(program, shell, act)
   addNetworkCommands(program, shell, act)
   addLifecycleCommands(program, shell, act)

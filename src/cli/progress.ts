@@ -24,10 +24,11 @@ export class Progress {
     return this.#mode === 'plain' || (this.#mode === 'auto' && this.#output.isTty.stderr)
   }
 
-  /** Does the work; while it lasts the text stands on the terminal, and is gone after it. */
-  async during<T> (text: string, work: () => Promise<T>): Promise<T> {
+  /** Does the work; while it lasts the text, which may change, stands on the terminal, and is gone after it. */
+  async during<T> (text: string | (() => string), work: () => Promise<T>): Promise<T> {
     if (this.#mode === 'none') return work()
-    const stop = this.#mode === 'auto' && this.#output.isTty.stderr ? this.#animate(text) : this.#announce(text)
+    const said = typeof text === 'string' ? () => text : text
+    const stop = this.#mode === 'auto' && this.#output.isTty.stderr ? this.#animate(said) : this.#announce(said)
     try {
       return await work()
     } finally {
@@ -39,14 +40,14 @@ export class Progress {
     if (this.isShown) await this.#output.err(`${this.#output.colors.dim(text)}\n`)
   }
 
-  #animate (text: string): () => void {
+  #animate (text: () => string): () => void {
     const startedAt = performance.now()
     let isDrawn = false
     const timer = setInterval(() => {
       const elapsedMs = performance.now() - startedAt
       if (elapsedMs < terminalDelayMs) return
       isDrawn = true
-      void this.#output.err(`\r\u001b[2K${this.#output.colors.dim(`${text} … ${describeMs(elapsedMs)}`)}`).catch(() => {})
+      void this.#output.err(`\r\u001b[2K${this.#output.colors.dim(`${text()} … ${describeMs(elapsedMs)}`)}`).catch(() => {})
     }, tickMs)
     return () => {
       clearInterval(timer)
@@ -54,8 +55,8 @@ export class Progress {
     }
   }
 
-  #announce (text: string): () => void {
-    const write = () => { void this.#output.err(`${text} …\n`).catch(() => {}) }
+  #announce (text: () => string): () => void {
+    const write = () => { void this.#output.err(`${text()} …\n`).catch(() => {}) }
     if (this.#mode === 'plain') {
       write()
       return () => {}

@@ -18,7 +18,7 @@ export interface RunTerminalFlags extends SandboxFlags, AttachFlags {
 }
 
 // The program of the sandbox's init that does nothing: what runs at the terminal is not its main process.
-const idleProgram = '/.berth/idle'
+const idleCommand = ['/.berth/idle', '-P']
 
 /**
  * `berth run -t`: a sandbox that idles, and the command at a terminal in it; without a command the image's own, else the login shell.
@@ -52,7 +52,7 @@ export async function runAtNewTerminal (shell: Shell, image: string, argv: strin
 }
 
 async function create (shell: Shell, image: string, flags: RunTerminalFlags): Promise<Sandbox> {
-  const body = toSandboxCreate(image, [idleProgram], flags, shell.context.env)
+  const body = toSandboxCreate(image, idleCommand, flags, shell.context.env)
   const mode = progressMode(flags)
   const progress = new Progress(shell.output, mode)
   const left = new AbortController()
