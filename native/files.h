@@ -24,7 +24,8 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { megabyte = 1024 * 1024, max_frame_bytes = megabyte };
+/* More at a time is slower: it falls out of the cache. */
+enum { megabyte = 1024 * 1024, max_frame_bytes = megabyte, piece_bytes = 256 * 1024 };
 
 /* Flags of every open: never waits for the other end of a FIFO or for a device, never becomes a controlling terminal. */
 enum { open_safely = O_NONBLOCK | O_NOCTTY | O_CLOEXEC };
@@ -106,13 +107,14 @@ ssize_t next_piece(unsigned char **piece);     /* its length; 0 when all was sai
 /* --- walk.c --- */
 
 /* Each level holds a directory open: what lies deeper is reported as ENAMETOOLONG. Beyond any tree that is not made to hurt. */
-enum { max_walk_depth = 400 };
+enum { max_walk_depth = 400, max_path_bytes = 4095 };
 
 struct walk_level;
 struct walk {
   struct walk_level *levels;
   size_t depth;
   struct text path;                            /* of what was found; begins with the path that the walk began with */
+  size_t max_path_bytes;                       /* what has a longer path is reported as ENAMETOOLONG; 0 for any */
   int dir;                                     /* where it was found */
   const char *name;
   struct stat st;

@@ -3,37 +3,47 @@
 #include <poll.h>
 #include <string.h>
 
-static unsigned char buffer[max_frame_bytes];
-static size_t start, end;
+/*
+ * Pieces are full as long as there is more, so that what is written of them begins at pages of the file: half as fast else, in gVisor.
+ * That costs a copy in memory, which is nothing beside a call of the kernel less.
+ */
+static unsigned char piece_buffer[piece_bytes] __attribute__((aligned(4096)));
+static unsigned char raw[piece_bytes] __attribute__((aligned(4096)));
+static size_t raw_start, raw_end;
+static unsigned char header[4];
+static size_t header_length;
 static uint32_t left;
 static bool is_done;
 
-/* Reads behind what is there; false at the end of input. */
-static bool fill(void) {
-  if (start == end) start = end = 0;
-  else if (sizeof buffer - end < 4) memmove(buffer, buffer + start, end - start), end -= start, start = 0;
+static bool read_raw(void) {
   ssize_t n;
-  do n = read(STDIN_FILENO, buffer + end, sizeof buffer - end); while (n < 0 && (errno == EINTR || (errno == EAGAIN && wait_for(STDIN_FILENO, POLLIN))));
+  do n = read(STDIN_FILENO, raw, sizeof raw); while (n < 0 && (errno == EINTR || (errno == EAGAIN && wait_for(STDIN_FILENO, POLLIN))));
   if (n <= 0) return false;
-  end += (size_t)n;
+  raw_start = 0;
+  raw_end = (size_t)n;
   return true;
 }
 
 ssize_t next_piece(unsigned char **piece) {
-  if (is_done) return 0;
-  if (!left) {
-    while (end - start < 4) if (!fill()) return -1;
-    const unsigned char *at = buffer + start;
-    left = (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
-    start += 4;
+  size_t length = 0;
+  *piece = piece_buffer;
+  while (!is_done && length < sizeof piece_buffer) {
+    if (raw_start == raw_end && !read_raw()) return -1;
+    if (left) {
+      size_t n = raw_end - raw_start < left ? raw_end - raw_start : left;
+      if (n > sizeof piece_buffer - length) n = sizeof piece_buffer - length;
+      memcpy(piece_buffer + length, raw + raw_start, n);
+      raw_start += n;
+      length += n;
+      left -= (uint32_t)n;
+      continue;
+    }
+    header[header_length++] = raw[raw_start++];
+    if (header_length < sizeof header) continue;
+    header_length = 0;
+    left = (uint32_t)header[0] << 24 | (uint32_t)header[1] << 16 | (uint32_t)header[2] << 8 | header[3];
     is_done = !left;
-    if (is_done) return 0;
     if (left > max_frame_bytes) refuse("failed", NULL, "a piece of input is longer than 1 MiB, or is not framed; send u32be length and bytes");
   }
-  if (start == end && !fill()) return -1;
-  size_t length = end - start < left ? end - start : left;
-  *piece = buffer + start;
-  start += length;
-  left -= (uint32_t)length;
   return (ssize_t)length;
 }

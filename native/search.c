@@ -245,6 +245,7 @@ void op_search(const struct options *options) {
     end_search();
   }
   walk_begin(&walk, fd, options->path);
+  walk.max_path_bytes = max_path_bytes;
   size_t relative_at = walk.path.length + (walk.path.data[walk.path.length - 1] != '/');
   for (int outcome; (outcome = walk_next(&walk));) {
     if (outcome < 0) {

@@ -52,6 +52,10 @@ int walk_next(struct walk *walk) {
     walk->dir = dirfd(level->dir);
     walk->name = found->d_name;
     text_join(&walk->path, found->d_name);
+    if (walk->max_path_bytes && walk->path.length > walk->max_path_bytes) {
+      errno = ENAMETOOLONG;
+      return -1;
+    }
     if (!fstatat(walk->dir, walk->name, &walk->st, AT_SYMLINK_NOFOLLOW)) return 1;
     if (errno != ENOENT) return -1;
   }

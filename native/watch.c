@@ -169,6 +169,7 @@ static bool watch_below(uint32_t top, bool is_new) {
   static uint32_t levels[max_walk_depth + 2];
   levels[1] = top;
   walk_begin(&walk, fd, path.data);
+  walk.max_path_bytes = max_path_bytes;
   bool fits = true;
   for (int outcome; (outcome = walk_next(&walk));) {
     if (outcome < 0) continue;
