@@ -41,7 +41,7 @@ async function build (t: TestContext) {
     supervisors.push(supervisor)
     return supervisor
   }
-  const running = async () => (await Promise.all((await readdir(hostsDir).catch(() => [])).map(name => findServerProcesses('pty-host.ts', join(hostsDir, name))))).flat()
+  const running = async () => (await readdir(hostsDir).catch(() => [])).flatMap(name => findServerProcesses('pty-host.ts', join(hostsDir, name)))
   t.after(async () => {
     for (const supervisor of supervisors) await supervisor.close()
     await make().end()
