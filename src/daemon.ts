@@ -8,6 +8,7 @@ import { buildApp, defaultLimits } from './app.ts'
 import type { Config } from './config.ts'
 import { wireImages } from './daemon/wire-images.ts'
 import { wireTasks, type WiredTasks } from './daemon/wire-tasks.ts'
+import { wireTerminals } from './daemon/wire-terminals.ts'
 import { CgroupManager } from './host/cgroup.ts'
 import { LockFile } from './host/lock-file.ts'
 import { discoverPrograms, discoverRuntimes } from './host/programs.ts'
@@ -42,6 +43,7 @@ import { HostPlaces } from './services/sandboxes/sandbox-places.ts'
 import { SandboxReconciler } from './services/sandboxes/sandbox-reconciler.ts'
 import { installInit, sandboxSteps, type SandboxStep } from './services/sandboxes/sandbox-steps.ts'
 import { UsageReader } from './services/sandboxes/usage-reader.ts'
+import type { TerminalManager } from './services/terminals/terminal-manager.ts'
 import { PreviewSessions } from './services/tokens/preview-sessions.ts'
 import { TicketStore } from './services/tokens/ticket-store.ts'
 import { TokenStore } from './services/tokens/token-store.ts'
@@ -171,6 +173,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     onEnded: record => {
       logs.wake(places.logDir(record))
       void execs.settle(record.id)
+      void terminals.onSandboxEnded(record.id)
       forwarder.open.endAllOf(record.id)
       tasks.scheduler.poke()
     },
@@ -178,6 +181,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
       logs.wake(places.logDir(record))
       rotator.forget(places.logDir(record))
       execs.forget(record.id)
+      terminals.forget(record.id)
       tokens.revokeOf(record.id)
       decisions.forget(record.id)
     },
@@ -185,6 +189,8 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   stack.defer('sandboxes', () => sandboxes.close())
   const execs = new ExecManager({ places, sandboxes, images, events: news, logger, onEnded: (sandboxId, execId) => logs.wake(places.exec(sandboxId, execId).dir) })
   stack.defer('execs', () => execs.close())
+  const terminals: TerminalManager = wireTerminals({ config, version, places, sandboxes, images, events: news, logger })
+  stack.defer('terminals', () => terminals.close())
   const files = new FileManager({ places, sandboxes, images, logger, stallMs: config.followerStallMs })
   stack.defer('files', () => files.close())
   metrics.countSandboxes(sandboxes)
@@ -209,6 +215,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const reconciler = new SandboxReconciler({ places, cgroups, runtimes: runtimes.byName, logger })
   await reconciler.adopt(sandboxes.all(), { hasHostRestarted })
   await execs.adopt()
+  await terminals.adopt({ hasHostRestarted })
   await writeFile(places.bootMarkerPath, bootId)
   const adoptedMs = Math.round(performance.now() - startedMs)
   const reclaimed = await reconciler.reclaimStrangers(sandboxes.all())
@@ -218,7 +225,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
 
   if (config.reclaimAndExit) {
     await tasks.close()
-    await reclaimHost({ sandboxes, images, reconciler, cgroups, network, places, socketPath: config.socketPath })
+    await reclaimHost({ sandboxes, terminals, images, reconciler, cgroups, network, places, socketPath: config.socketPath })
     await stack.release()
     return idleDaemon(config)
   }
@@ -228,6 +235,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const keeper = new SandboxKeeper({
     sandboxes,
     execs,
+    terminals,
     rotator,
     places,
     deletedRetentionMs: config.deletedRetentionMs,
@@ -279,7 +287,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const gatewayDoor = new GatewayDoor({ ...door, isWelcome: address => network.manager.mayReachApi(address) })
   const app = buildApp({
     services: {
-      tasks: tasks.manager, sandboxes, usages: new UsageReader({ cgroups, sandboxes }), execs, files,
+      tasks: tasks.manager, sandboxes, usages: new UsageReader({ cgroups, sandboxes }), execs, terminals, files,
       images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry,
     },
     logger,

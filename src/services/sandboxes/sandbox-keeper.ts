@@ -10,6 +10,8 @@ import { liveStatuses } from './sandbox-status.ts'
 export interface SandboxKeeperOptions {
   sandboxes: SandboxManager
   execs: ExecManager
+  /** Ends terminals that nobody uses. */
+  terminals: { sweep: (now: number) => Promise<void> }
   rotator: LogRotator
   places: HostPlaces
   deletedRetentionMs: number
@@ -72,6 +74,7 @@ export class SandboxKeeper {
         if (reason && sandbox.status !== 'stopping') void sandbox.stop({ reason }).catch(error => this.#failed(sandbox, error))
       }
       await this.#options.execs.sweep(now)
+      await this.#options.terminals.sweep(now)
     },
     network: () => this.#options.checkNetwork(),
     logs: async () => {
