@@ -66,7 +66,7 @@ void put_entry(const char *path, size_t length, const struct stat *st, int dir, 
   put_text("{\"name\":"), put_name(path + at, end - at);
   put_text(",\"path\":"), put_name(path, end);
   put_text(",\"type\":\""), put_text(type_name(st->st_mode));
-  put_text("\",\"sizeBytes\":"), put_integer(st->st_size < 0 ? 0 : st->st_size);
+  put_text("\",\"sizeBytes\":"), put_size(st->st_size);
   mode_t mode = st->st_mode & 07777;
   put_text(",\"mode\":\"0");
   if (mode > 0777) put((char[]){ (char)('0' + (mode >> 9)) }, 1);

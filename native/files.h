@@ -54,6 +54,7 @@ void put_text(const char *text);
 /* Nothing speaks against it: input may come. */
 void put_ready(void);
 void put_integer(int64_t value);
+void put_size(int64_t bytes);                          /* at most what a reader of JSON tells from its neighbours */
 void put_json(const char *bytes, size_t length);       /* in quotes; what is not UTF-8 becomes U+FFFD */
 void put_base64(const char *bytes, size_t length);     /* in quotes */
 void put_flush(void);

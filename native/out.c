@@ -85,6 +85,11 @@ void put(const void *bytes, size_t length) {
 
 void put_text(const char *text) { put(text, strlen(text)); }
 
+void put_size(int64_t bytes) {
+  const int64_t largest = (1ll << 53) - 1;
+  put_integer(bytes < 0 ? 0 : bytes > largest ? largest : bytes);
+}
+
 void put_ready(void) {
   put_text("{\"ok\":true,\"isReady\":true}\n");
   put_flush();
@@ -170,7 +175,7 @@ static _Noreturn void refuse_with(const char *problem, const char *path, const c
   put_text("\",\"message\":");
   put_json(message, strlen(message));
   if (path) put_text(",\"path\":"), put_json(path, strlen(path));
-  if (size_bytes >= 0) put_text(",\"sizeBytes\":"), put_integer(size_bytes);
+  if (size_bytes >= 0) put_text(",\"sizeBytes\":"), put_size(size_bytes);
   put_text("}\n");
   finish(1);
 }

@@ -89,11 +89,11 @@ static bool matches_glob(const char *glob, const char *path, const char *name) {
 /* --- lines --- */
 
 static void put_match(const struct text *path, const struct stat *st, int64_t line, const char *text, size_t length) {
-  bool is_plain = is_utf8(path->data, path->length) && is_utf8(text, length);
+  bool is_plain = is_utf8(path->data, path->length) && is_utf8(text, length) && !memchr(text, 0, length);
   void (*put_name)(const char *, size_t) = is_plain ? put_json : put_base64;
   put_text("{\"path\":"), put_name(path->data, path->length);
   put_text(",\"type\":\""), put_text(type_name(st->st_mode));
-  put_text("\",\"sizeBytes\":"), put_integer(st->st_size < 0 ? 0 : st->st_size);
+  put_text("\",\"sizeBytes\":"), put_size(st->st_size);
   if (line) put_text(",\"line\":"), put_integer(line), put_text(",\"text\":"), put_name(text, length);
   if (!is_plain) put_text(",\"encoding\":\"base64\"");
   put_text("}\n");

@@ -316,6 +316,7 @@ void op_extract(const struct options *options) {
   struct stat st;
   in.root = open_found(options->path, O_RDONLY, &st);
   if (!S_ISDIR(st.st_mode)) refuse_errno(ENOTDIR, options->path);
+  if (faccessat(in.root, ".", W_OK | X_OK, AT_EACCESS)) refuse_errno(errno, options->path);
   undo_on_signals();
   put_ready();
   struct tar_header header;

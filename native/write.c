@@ -86,7 +86,6 @@ void op_write(const struct options *options) {
   int fd = make_temporary(place.dir, name, sizeof name);
   if (fd < 0) refuse_errno(errno, options->path);
   put_ready();
-  put_ready();
   unsigned char *piece;
   for (ssize_t length; (length = next_piece(&piece));) {
     if (length < 0) refuse("incomplete", options->path, "the input ended before all of it was there; nothing was changed, send it again");
