@@ -8,7 +8,7 @@ import { useConsole } from '../parts/console-context.ts'
 import { Icon } from '../parts/icon.tsx'
 import { Empty, Loading, Problem } from '../parts/states.tsx'
 import { describeEvent } from '../text/event-text.ts'
-import { formatClock, formatTime } from '../text/format.ts'
+import { formatMoment, formatTime } from '../text/format.ts'
 
 const mostShown = 500
 
@@ -53,9 +53,9 @@ export function EventsPage () {
             <tbody>
               {shown.map(event => (
                 <tr key={event.seq}>
-                  <td class='mono'><time dateTime={event.at} title={formatTime(event.at)}>{formatClock(event.at)}</time></td>
+                  <td class='mono'><time dateTime={event.at} title={formatTime(event.at)}>{formatMoment(event.at, Date.now())}</time></td>
                   <td>{event.type}<span class='under muted narrow-only'>{describeEvent(event)}</span></td>
-                  <td class='mono ellipsis'><Subject event={event} /></td>
+                  <td class='mono'><span class='ellipsis'><Subject event={event} /></span></td>
                   <td class='wide-only'>{describeEvent(event)}</td>
                 </tr>
               ))}

@@ -83,7 +83,7 @@ export function TerminalView ({ sandboxId, terminalId, role, onDelete }: Termina
     navigator.clipboard.writeText(address).then(() => addNotice('done', 'Copied a link for looking on; who opens it signs in with a token of their own'), () => addNotice('failed', `Copy this link: ${address}`))
   }
   return (
-    <section class='terminal' aria-label={`Terminal ${name.value}`}>
+    <section class='terminal-box' aria-label={`Terminal ${name.value}`}>
       <div class='tools' ref={toolbar}>
         <strong class='ellipsis terminal-title'>{name.value}</strong>
         {role === 'read' && <span class='label'>Read only</span>}

@@ -11,6 +11,6 @@ export function describeEvent ({ data, execId, terminalId }: Pick<Event, 'data' 
 }
 
 function shortValue (value: unknown): string {
-  const text = typeof value === 'string' ? formatWords(value) : JSON.stringify(value)
+  const text = typeof value === 'string' ? value.replaceAll('_', ' ') : JSON.stringify(value)
   return text.length > 120 ? `${text.slice(0, 119)}…` : text
 }

@@ -59,6 +59,13 @@ export function formatClock (at: string): string {
   return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${String(date.getMilliseconds()).padStart(3, '0')}`
 }
 
+/** The time of day; for another day than today with its date. */
+export function formatMoment (at: string, now: number): string {
+  const date = new Date(at)
+  if (date.toDateString() === new Date(now).toDateString()) return formatClock(at)
+  return `${date.toLocaleDateString(undefined, { month: 'short', day: 'numeric' })} ${formatClock(at).slice(0, 8)}`
+}
+
 /** 0.257 → `26 %`. */
 export function formatShare (share: number): string {
   return `${Math.round(share * 100)} %`
@@ -69,9 +76,9 @@ export function shortDigest (digest: string): string {
   return digest.replace(/^(sha256:)?([a-f0-9]{12})[a-f0-9]{52}$/, '$2')
 }
 
-/** `out_of_memory` → `out of memory`. */
+/** `out_of_memory` → `out of memory`, `exitCode` → `exit code`. */
 export function formatWords (code: string): string {
-  return code.replaceAll('_', ' ')
+  return code.replaceAll('_', ' ').replace(/([a-z])([A-Z])/g, (_, before: string, after: string) => `${before} ${after.toLowerCase()}`)
 }
 
 /** How something ended, in a few words. */
