@@ -124,7 +124,7 @@ export interface OciRuntime {
    * @throws what `ended` of an exec does where the process was refused.
    */
   terminalStarted (places: ExecPlaces, ended: Promise<number>): Promise<void>
-  /** The pid of an exec or of the process at a terminal, as it counts inside; undefined while none is known, and where the pid counts on the host. */
+  /** The pid of an exec or of the process at a terminal, as it counts inside; undefined while none is known, or it has ended. */
   innerPid (places: ExecPlaces): Promise<number | undefined>
   /** Sends a signal to an exec's process inside; one that has ended is fine. Waits a moment for one that is still being started, unless told not to. */
   signalExec (places: ExecPlaces, signal: string, options?: { isWaiting: boolean }): Promise<void>
@@ -252,7 +252,12 @@ export class CommandRuntime implements OciRuntime {
   }
 
   async innerPid (places: ExecPlaces): Promise<number | undefined> {
-    return this.profile.execPid.namespace === 'container' ? await readPidFile(this.#pidPath(places)) : undefined
+    const pid = await readPidFile(this.#pidPath(places))
+    if (pid === undefined || this.profile.execPid.namespace === 'container') return pid
+    // In each pid namespace that it is in, the innermost last (proc(5), status).
+    const status = await readFile(`/proc/${pid}/status`, 'latin1').catch(() => '')
+    const inner = /^NSpid:.*\s(\d+)$/m.exec(status)?.[1]
+    return inner === undefined ? undefined : Number(inner)
   }
 
   /** Writes what shall run, and answers the arguments by which it does. */
@@ -282,7 +287,7 @@ export class CommandRuntime implements OciRuntime {
   async signalExec (places: ExecPlaces, signal: string, options: { isWaiting: boolean } = { isWaiting: true }): Promise<void> {
     const pid = await readPid(this.#pidPath(places), options.isWaiting ? pidFileRounds : 1)
     if (this.profile.execPid.namespace === 'host') {
-      try { process.kill(pid, signal as NodeJS.Signals) } catch (error) {
+      try { process.kill(pid, (signal.startsWith('SIG') ? signal : `SIG${signal}`) as NodeJS.Signals) } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
       }
       return

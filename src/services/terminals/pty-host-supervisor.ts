@@ -132,12 +132,12 @@ export class PtyHostSupervisor {
     this.#linkOf.get(terminalId)?.input(terminalId, bytes)
   }
 
-  /** Has nothing to do with a terminal any more, and its pty-host, if that lives, neither. */
-  forget (terminalId: string): void {
+  /** Has nothing to do with a terminal any more. Resolves when its pty-host, if that lives, has not either. */
+  async forget (terminalId: string): Promise<void> {
     this.#listeners.delete(terminalId)
     const link = this.#linkOf.get(terminalId)
     this.#linkOf.delete(terminalId)
-    link?.request(terminalId, { op: 'forget' }).catch(() => { /* gone, with all that it knew */ })
+    await link?.request(terminalId, { op: 'forget' }).catch(() => { /* gone, with all that it knew */ })
   }
 
   /** Ends a terminal that belongs to nobody, and forgets it. Resolves when it has ended, or cannot be asked; at most after some seconds. */
@@ -150,7 +150,7 @@ export class PtyHostSupervisor {
     // One that has ended before does not say so again, but can be forgotten.
     const isForgotten = isThere && await link?.request(terminalId, { op: 'forget' }).then(() => true, () => false)
     if (isThere && !isForgotten) await raceWithDelay(endTimeoutMs, [isOver])
-    this.forget(terminalId)
+    await this.forget(terminalId)
   }
 
   /** Ends pty-hosts of other settings that have no terminal any more. */

@@ -37,6 +37,14 @@ export function mayBeSandboxEnd ({ exitCode, signalNumber }: PtyEnd): boolean {
   return Boolean(signalNumber) || exitCode === undefined || exitCode >= lostSandboxCode
 }
 
+// The session is the fourth field behind the name, which may hold anything (proc(5), stat).
+const killAllOf = `session=$1
+for dir in /proc/[0-9]*; do
+  read -r stat < "$dir/stat" || continue
+  set -- \${stat##*) }
+  [ "$4" = "$session" ] && kill -KILL "\${dir#/proc/}"
+done 2> /dev/null`
+
 /**
  * SIGKILLs the program of a terminal, and all in its session: jobs of a shell that outlive it. A helper on the read-only init mount does it from
  * inside, where the session is known; the program itself, where that cannot be. What has begun a session of its own is no part of the terminal any more.
@@ -47,7 +55,7 @@ export async function killSession (runtime: OciRuntime, places: ExecPlaces): Pro
   if (session === undefined) return
   const killer: ExecPlaces = { ...places, execId: `${places.execId}-killer`, runDir: join(places.runDir, 'killer') }
   const process = buildProcess({
-    argv: [`${initMountPoint}/busybox`, 'pkill', '-KILL', '-s', String(session)],
+    argv: [`${initMountPoint}/busybox`, 'sh', '-c', killAllOf, 'sh', String(session)],
     env: {},
     cwd: '/',
     user: { uid: 0, gid: 0, additionalGids: [] },

@@ -130,7 +130,7 @@ export class SandboxTerminal {
     this.#isRemoved = true
     if (!sandbox.hasEnded) await killSession(sandbox.runtime, places)
     await hosts.discard(this.id)
-    await removeTrees([places.dir, places.runDir])
+    await this.#removeFiles()
   }
 
   /** Takes over what another daemon left; one that was being removed is to be removed again. `status`: what the pty-host knows of it. */
@@ -140,7 +140,7 @@ export class SandboxTerminal {
       if (!status) this.#ending.resolve({})
       return
     }
-    if (this.hasEnded) return void (status && this.#parts.hosts.forget(this.id))
+    if (this.hasEnded) return status && await this.#parts.hosts.forget(this.id)
     const end = status?.end ?? await this.#reader.end()
     if (!status || end) return await this.#settle(end ? { end } : {}, facts)
     this.#size.adopt(status)
@@ -219,14 +219,21 @@ export class SandboxTerminal {
   }
 
   async #remove (): Promise<void> {
-    const { hosts, places } = this.#parts
+    const { hosts } = this.#parts
     this.#record.isDeleting = true
     await this.#endFor('deleted')
     // Who keeps up sees the last words.
     await pollUntil(async () => this.#viewers.write + this.#viewers.read === 0, lastWordsMs)
     this.#markRemoved()
-    hosts.forget(this.id)
-    await removeTrees([places.dir, places.runDir])
+    await hosts.forget(this.id)
+    await this.#removeFiles()
+  }
+
+  async #removeFiles (): Promise<void> {
+    const { dir, runDir } = this.#parts.places
+    // The pty-host may be about to write one more.
+    const hasRemoved = await pollUntil(async () => removeTrees([dir, runDir]).then(() => true, () => false), lastWordsMs)
+    if (!hasRemoved) await removeTrees([dir, runDir])
   }
 
   #markRemoved (): void {
@@ -310,7 +317,7 @@ export class SandboxTerminal {
     Object.assign(this.#record, { status: 'ended', end: how })
     await this.#save()
     this.#close()
-    hosts.forget(this.id)
+    await hosts.forget(this.id)
     await rm(places.runDir, { recursive: true, force: true })
     this.#feed.changed.notify()
     this.#parts.onEnded(this)
