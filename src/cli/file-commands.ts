@@ -4,20 +4,11 @@ import type { FileEntry, FilePage } from '../schemas/file.ts'
 import { insidePath } from './copy-place.ts'
 import { filesPath, type FilesOf } from './file-calls.ts'
 import { addFileContentCommands } from './file-content-commands.ts'
+import { addFileCommand, openFiles, type Act, type FileFlags } from './file-options.ts'
 import { addFileSearchCommands } from './file-search-commands.ts'
 import { describeFile, formatFiles, shownName } from './file-text.ts'
 import { definedOnly } from './sandbox-options.ts'
 import { forEachId, type Shell } from './shell.ts'
-import { resolveSandboxId } from './target-finder.ts'
-
-/** Of every command of files. */
-export interface FileFlags {
-  user?: string
-  json?: boolean
-}
-
-/** How the command line reaches its actions. */
-export type Act = (work: Promise<number>) => Promise<void>
 
 const pageSize = 1000
 
@@ -44,19 +35,6 @@ export function addFileCommands (program: Command, shell: Shell, act: Act): void
     .action((id: string, paths: string[], flags: FileFlags & { recursive?: boolean, force?: boolean }) => act(remove(shell, id, paths, flags)))
   addFileContentCommands(files, shell, act)
   addFileSearchCommands(files, shell, act)
-}
-
-/** One command of files, with what all of them take. */
-export function addFileCommand (files: Command, name: string, summary: string): Command {
-  const description = `${summary.charAt(0).toUpperCase()}${summary.slice(1)}.`
-  const command = files.command(name).summary(summary).description(description).argument('<ID>', 'id of a sandbox, or the unique beginning of one')
-    .option('-u, --user <USER>', 'as whom inside, as name, uid or uid:gid')
-  return name === 'cat' ? command : command.option('--json', 'print JSON')
-}
-
-/** The sandbox that the id stands for, and as whom. */
-export async function openFiles (shell: Shell, given: string, { user }: FileFlags, signal?: AbortSignal): Promise<FilesOf> {
-  return definedOnly({ shell, sandboxId: await resolveSandboxId(shell.client(), given), user, signal })
 }
 
 async function list (shell: Shell, given: string, path: string, flags: FileFlags & { names?: boolean }): Promise<number> {

@@ -165,7 +165,7 @@ class TerminalSession {
         return await this.#paint(event)
       case 'error':
         this.#error = event
-        return
+        break
       case 'resize':
     }
   }

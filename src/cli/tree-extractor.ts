@@ -222,4 +222,3 @@ async function isDeviceOrPipe (path: string): Promise<boolean> {
 function invalid (problem: string): BerthError {
   return new BerthError('invalid_argument', 'invalid_archive', `the archive from inside is refused: ${problem}`)
 }
-
