@@ -22,7 +22,7 @@ export const terminalRoutes: FastifyPluginAsyncTypebox<TerminalRouteOptions> = a
     schema: {
       operationId: 'createTerminal',
       summary: 'Open a terminal in a running sandbox',
-      description: 'Its process runs on, and its screen and output are kept, whether anybody is attached or not; over the daemon\'s end too. It ends by itself, by DELETE, with its sandbox, and after idleTimeoutMs.',
+      description: 'Its process runs on, and what it shows is kept, whether anybody is attached or not, and without the daemon too. It ends by itself, by DELETE, and with its sandbox.',
       tags,
       params: Params,
       body: ref(TerminalCreate),

@@ -23,6 +23,10 @@ export interface TicketRouteOptions {
   terminals: Pick<Terminals, 'get'>
 }
 
+const description = `For browsers, which cannot send a token with a navigation or a WebSocket. scope decides which other fields it takes. No Idempotency-Key is honoured here.
+
+A ticket opens no more than the token that makes it: one of a sandbox makes tickets for that sandbox, one that may only read for logs, and for terminals with role read.`
+
 type Wanted = TicketTarget & Pick<TicketFacts, 'role'>
 
 export const ticketRoutes: FastifyPluginAsyncTypebox<TicketRouteOptions> = async (app, { tickets, sandboxes, tasks, terminals }) => {
@@ -31,7 +35,7 @@ export const ticketRoutes: FastifyPluginAsyncTypebox<TicketRouteOptions> = async
     schema: {
       operationId: 'createTicket',
       summary: 'Make a ticket: it lets in once, within seconds',
-      description: 'For browsers, which cannot send a token with a navigation or a WebSocket. It opens no more than the token that makes it: one of a sandbox makes tickets for that sandbox, one that may only read makes them for logs, and for terminals with role read. scope decides which other fields it takes. No Idempotency-Key is honoured here.',
+      description,
       tags: ['tokens'],
       body: ref(TicketCreate),
       response: { 201: ref(Ticket, { description: 'The ticket' }), ...errorResponses(404, 413, 415, 429) },

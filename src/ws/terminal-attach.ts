@@ -19,11 +19,11 @@ export interface TerminalAttachOptions {
 const { cols: Columns, rows: Rows } = AttachCommand.properties
 
 const AttachQuery = Type.Object({
-  since: Type.Optional(Type.Integer({ minimum: 0, description: 'Offset of the first byte of output that the client lacks: it gets just those from there on. Without it the present screen is painted' })),
+  since: Type.Optional(Type.Integer({ minimum: 0, description: 'Offset of the first byte that the client lacks: it gets just those from there on. Without it the present screen is painted' })),
   role: Type.Optional({ ...TerminalRole, description: 'write: types and resizes. read: looks only. write when absent; read where the token or ticket allows no more' }),
   cols: Type.Optional({ ...Columns, description: 'Resizes the terminal, as the first thing; with rows, and role write' }),
   rows: Type.Optional({ ...Rows, description: 'With cols' }),
-  deflate: Type.Boolean({ default: false, description: 'Use permessage-deflate where the client offers it: for slow connections. Without it frames go as they are, which is quicker' }),
+  deflate: Type.Boolean({ default: false, description: 'Use permessage-deflate where the client offers it, for slow connections; else frames go as they are, which is quicker' }),
   ticket: Type.Optional(Type.String({ maxLength: 128, description: 'A ticket of scope terminal, in the place of a token' })),
 }, { additionalProperties: false, dependentRequired: { cols: ['rows'], rows: ['cols'] } })
 type AttachQuery = Static<typeof AttachQuery>
@@ -75,17 +75,20 @@ export const terminalAttachRoutes: FastifyPluginAsync<TerminalAttachOptions> = a
       // It is there before anything is sent to it.
       let socket!: JsonSocket
       const attachment = terminals.attach(id, tid, { role, since, cols, rows }, {
-        sendEvent: event => socket.send(event),
+        sendEvent (event) {
+          // Nothing is said behind it.
+          if (event.type === 'exit') typist.stop()
+          return socket.send(event)
+        },
         sendOutput: bytes => socket.sendBytes(bytes),
       })
-      const typist = new Typist(attachment, { isReadOnly: role === 'read', complain: event => socket.send(event) })
+      const typist: Typist = new Typist(attachment, { isReadOnly: role === 'read', complain: event => socket.send(event) })
       return {
         onMessage: (data, isBinary) => typist.take(data, isBinary),
         abandon: () => void attachment.run(signal).catch(() => {}),
         async run (opened) {
           socket = opened
           await attachment.run(signal)
-          typist.stop()
         },
       } satisfies Talk
     },

@@ -62,7 +62,18 @@ export function makeTerminal (sandboxId: string, input: Partial<TerminalCreate> 
   const at = '2026-03-01T09:30:00.000Z'
   const { cols = 80, rows = 24, cwd = '/workspace', user = '1000:1000', env: _, ...others } = input
   return {
-    id: randomId('trm'), sandboxId, status: 'running', cols, rows, cwd, user, ...others, createdAt: at, lastActivityAt: at, viewers: { write: 0, read: 0 }, output: { oldestOffset: 0, endOffset: 0 },
+    id: randomId('trm'),
+    sandboxId,
+    status: 'running',
+    cols,
+    rows,
+    cwd,
+    user,
+    ...others,
+    createdAt: at,
+    lastActivityAt: at,
+    viewers: { write: 0, read: 0 },
+    output: { oldestOffset: 0, endOffset: 0 },
   }
 }
 

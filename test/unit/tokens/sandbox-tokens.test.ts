@@ -137,6 +137,36 @@ test('a ticket opens once, only what it was made for, and only for 30 seconds', 
   for (const bad of ['', 'x', 'x'.repeat(100_000)]) assert.equal(tickets.redeem(bad, wanted), undefined)
 })
 
+test('a ticket for a terminal says what may be done there, and is for nothing else', () => {
+  const tickets = new TicketStore()
+  const [wanted, other] = [`trm_${'a'.repeat(20)}`, `trm_${'b'.repeat(20)}`].map(terminalId => ({ scope: 'terminal' as const, sandboxId: one, terminalId }))
+  for (const role of ['read', 'write'] as const) {
+    const make = () => tickets.create({ ...wanted!, role, tokenId: 'tok_a' }).ticket
+    assert.equal(tickets.redeem(make(), wanted!)?.role, role)
+    for (const misuse of [other!, { ...wanted!, sandboxId: two }, { scope: 'logs', sandboxId: one }, { scope: 'preview', sandboxId: one, port: 80 }] as const) {
+      assert.equal(tickets.redeem(make(), misuse), undefined)
+    }
+  }
+  const { ticket } = tickets.create({ scope: 'logs', sandboxId: one, tokenId: 'tok_a' })
+  assert.equal(tickets.redeem(ticket, wanted!), undefined)
+})
+
+test('a ticket is good for as long as it was asked for, and no longer than its token', () => {
+  const clock = { ms: 1000 }
+  const valid = new Set(['tok_a'])
+  const tickets = new TicketStore({ now: () => clock.ms, isTokenValid: id => valid.has(id) })
+  const wanted = { scope: 'logs' as const, sandboxId: one }
+  const make = (ttlMs: number) => tickets.create({ ...wanted, tokenId: 'tok_a' }, { ttlMs })
+  const [short, long] = [make(1000), make(60_000)]
+  assert.equal(long.expiresAt, new Date(61_000).toISOString())
+  clock.ms += 59_999
+  assert.equal(tickets.redeem(short.ticket, wanted), undefined)
+  assert.ok(tickets.redeem(long.ticket, wanted))
+  const orphaned = make(60_000)
+  valid.clear()
+  assert.equal(tickets.redeem(orphaned.ticket, wanted), undefined)
+})
+
 test('open tickets are bounded, in all and for each token, and end by themselves', () => {
   const clock = { ms: 1000 }
   const tickets = new TicketStore({ now: () => clock.ms, maxOpen: 5, maxOpenOfToken: 3 })

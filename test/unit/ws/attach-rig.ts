@@ -43,7 +43,8 @@ export async function buildAttachRig (t: TestContext, options: { followerStallMs
     return `${status} ${body.code}`
   }
   const ticketFor = async (body: object, headers = rig.bearer(rig.admin)) => {
-    const answer = await rig.app.inject({ method: 'POST', url: '/v1/tickets', headers, payload: { scope: 'terminal', sandboxId: rig.sandbox.id, terminalId: terminal.id, ...body } })
+    const payload = { scope: 'terminal', sandboxId: rig.sandbox.id, terminalId: terminal.id, ...body }
+    const answer = await rig.app.inject({ method: 'POST', url: '/v1/tickets', headers, payload })
     return { status: answer.statusCode, ...answer.json() as { ticket: string, path: string, expiresAt: string, code: string } }
   }
   return { ...rig, terminal, path, attach, codeOf, ticketFor }

@@ -4,11 +4,11 @@ import type { AddressInfo } from 'node:net'
 import { test, type TestContext } from 'node:test'
 import { WebSocket, WebSocketServer, type ClientOptions } from 'ws'
 import { BerthError } from '../../../src/errors.ts'
-import { defaultSocketLimits, JsonSocket, type SocketLimits } from '../../../src/ws/json-socket.ts'
+import { defaultSocketLimits, JsonSocket, type JsonSocketOptions, type SocketLimits } from '../../../src/ws/json-socket.ts'
 
 /** One JsonSocket and its peer, over a real connection. */
-async function build (t: TestContext, limits: Partial<SocketLimits> = {}, clientOptions: ClientOptions = {}) {
-  const server = new WebSocketServer({ host: '127.0.0.1', port: 0, maxPayload: 1024 })
+async function build (t: TestContext, limits: Partial<SocketLimits> = {}, clientOptions: ClientOptions = {}, onMessage?: JsonSocketOptions['onMessage']) {
+  const server = new WebSocketServer({ host: '127.0.0.1', port: 0, maxPayload: 1024, autoPong: false })
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
   const peer = new WebSocket(`ws://127.0.0.1:${port}`, { perMessageDeflate: false, ...clientOptions })
@@ -24,6 +24,7 @@ async function build (t: TestContext, limits: Partial<SocketLimits> = {}, client
     closing: closing.signal,
     over,
     onClosed: () => gone.resolve(),
+    onMessage,
     log: { error: (_facts, message) => logged.push(message) },
   })
   if (peer.readyState !== peer.OPEN) await once(peer, 'open')
@@ -34,8 +35,8 @@ async function build (t: TestContext, limits: Partial<SocketLimits> = {}, client
     await once(server, 'close')
   })
   const messages: unknown[] = []
-  peer.on('message', data => messages.push(JSON.parse(String(data))))
-  return { socket, peer, closed, closing, over, logged, messages, gone: gone.promise }
+  peer.on('message', (data, isBinary) => messages.push(isBinary ? data : JSON.parse(String(data))))
+  return { accepted, socket, peer, closed, closing, over, logged, messages, gone: gone.promise }
 }
 
 test('an end comes behind all that was sent', async t => {
@@ -121,7 +122,83 @@ test('a peer that breaks off ends it at once', async t => {
   await socket.end()
 })
 
+test('bytes go out as they are, among messages', async t => {
+  const { socket, closed, messages } = await build(t)
+  await socket.send({ n: 1 })
+  await socket.sendBytes(Buffer.from([0xff, 0x00]))
+  await socket.send({ n: 2 })
+  await socket.end()
+  await closed
+  assert.deepEqual(messages, [{ n: 1 }, Buffer.from([0xff, 0x00]), { n: 2 }])
+})
+
+test('what a peer sends is dealt with one after the other', async t => {
+  const seen: string[] = []
+  let open = 0
+  const { peer } = await build(t, {}, {}, async data => {
+    assert.equal(++open, 1)
+    await new Promise(resolve => setImmediate(resolve))
+    seen.push(String(data))
+    open--
+  })
+  for (let n = 0; n < 500; n++) peer.send(String(n))
+  await until(() => seen.length === 500)
+  assert.deepEqual(seen, Array.from({ length: 500 }, (_, n) => String(n)))
+})
+
+test('a fault in dealing with a message closes at once, and is in the log', async t => {
+  const { peer, closed, logged, messages, over } = await build(t, {}, {}, async () => { throw new Error('EIO: /var/lib/secret') })
+  for (let n = 0; n < 3; n++) peer.send('x')
+  assert.deepEqual(await closed, [1011, 'internal'])
+  assert.deepEqual([logged, messages], [['socket failed'], []])
+  assert.equal(over.signal.aborted, true)
+})
+
+test('a peer whose message is dealt with for long is not taken for gone', async t => {
+  const gate = Promise.withResolvers<void>()
+  const { peer, socket, closed } = await build(t, { pingMs: 20 }, {}, () => gate.promise)
+  peer.send('x')
+  for (let n = 0; n < 10; n++) await once(peer, 'ping')
+  assert.equal(peer.readyState, peer.OPEN)
+  gate.resolve()
+  for (let n = 0; n < 5; n++) await once(peer, 'ping')
+  await socket.end()
+  assert.deepEqual(await closed, [1000, ''])
+})
+
+test('one who waits for room is not cut off by another who has found it', async t => {
+  const { peer, socket, over } = await build(t, { stallMs: 1000, farewellMs: 50 })
+  peer.pause()
+  const first = flood(socket, 400)
+  const second = flood(socket, 400)
+  await new Promise(resolve => setTimeout(resolve, 20))
+  peer.resume()
+  await Promise.all([first, second])
+  await new Promise(resolve => setTimeout(resolve, 1500))
+  assert.equal(over.signal.aborted, false)
+})
+
+test('a peer that asks for answers and takes none has them not kept for it', async t => {
+  const { accepted, peer, socket } = await build(t, { bufferedBytes: 1000 })
+  peer.pause()
+  void flood(socket)
+  await until(() => accepted.bufferedAmount > 1000)
+  const before = accepted.bufferedAmount
+  let heard = 0
+  accepted.on('ping', () => { heard++ })
+  for (let n = 0; n < 5000; n++) peer.ping(Buffer.alloc(100))
+  await until(() => heard === 5000)
+  assert.ok(accepted.bufferedAmount <= before, `${accepted.bufferedAmount} bytes wait`)
+  const answered = await build(t)
+  answered.peer.ping('hello')
+  assert.equal(String((await once(answered.peer, 'pong'))[0]), 'hello')
+})
+
+async function until (condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise(resolve => setTimeout(resolve, 5))
+}
+
 /** Sends until there is no use in it. */
-async function flood (socket: JsonSocket): Promise<void> {
-  for (let n = 0; n < 1000; n++) await socket.send({ text: 'x'.repeat(100_000) })
+async function flood (socket: JsonSocket, count = 1000): Promise<void> {
+  for (let n = 0; n < count; n++) await socket.send({ text: 'x'.repeat(100_000) })
 }
