@@ -38,6 +38,13 @@ export class KeepingViewer implements TerminalViewer {
   get exit (): AttachEvent | undefined { return this.events.find(({ type }) => type === 'exit') }
 }
 
+interface Attached {
+  viewer: KeepingViewer
+  attachment: TerminalAttachment
+  run: Promise<void>
+  abort: () => void
+}
+
 export interface TerminalRig {
   sandboxId: string
   /** Of the newest manager. */
@@ -47,7 +54,7 @@ export interface TerminalRig {
   /** Lets the manager go and makes another one, which adopts. */
   restart: (options?: { hasHostRestarted?: boolean }) => Promise<TerminalManager>
   create: (input: Partial<TerminalCreate>) => Promise<Terminal>
-  attach: (terminalId: string, options?: Partial<AttachOptions>, viewer?: KeepingViewer) => { viewer: KeepingViewer, attachment: TerminalAttachment, run: Promise<void>, abort: () => void }
+  attach: (terminalId: string, options?: Partial<AttachOptions>, viewer?: KeepingViewer) => Attached
   /** Runs a script in the container as root, and answers what it printed. */
   inside: (script: string) => Promise<string>
   ptyHosts: () => Promise<number[]>
