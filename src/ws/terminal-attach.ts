@@ -58,7 +58,10 @@ export const terminalAttachRoutes: FastifyPluginAsync<TerminalAttachOptions> = a
       params: TerminalParams,
       querystring: AttachQuery,
       response: {
-        101: { description: 'Frames follow', content: { 'application/json': { schema: ref(AttachEvent) } } },
+        101: {
+          description: 'Frames follow: each AttachEvent from the daemon, each AttachCommand from the client',
+          content: { 'application/json': { schema: Type.Unsafe({ anyOf: [ref(AttachEvent), ref(AttachCommand)] }) } },
+        },
         ...errorResponses(404, 426, 429),
       },
     },
