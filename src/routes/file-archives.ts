@@ -1,6 +1,6 @@
 /** Directories of a sandbox as tar archives, both ways. */
 import { pipeline, type Readable } from 'node:stream'
-import { createGunzip } from 'node:zlib'
+import { createGunzip, type Gunzip } from 'node:zlib'
 import { Type, type FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { answerAsDownload, nameOf, Owner, Parents, refuseCoding } from './file-contents.ts'
 import { FileParams, targetFields, targetOf } from './file-target.ts'
@@ -57,18 +57,27 @@ export const fileArchiveRoutes: FastifyPluginAsyncTypebox<FileRouteOptions> = as
   }, async (request, reply) => {
     const { owner, parents } = request.query
     const coding = refuseCoding(request, ['identity', 'gzip', 'x-gzip'])
-    const source = coding === 'identity' ? request.raw : unpacked(request.raw)
+    const gunzip = coding === 'identity' ? undefined : gunzipOf(request.raw)
     await files.extract(targetOf(request.params, request.query), {
-      owner, parents, source, onReady: () => giveLeave(request, reply), signal: clientSignal(reply, attached.closing),
+      owner,
+      parents,
+      source: gunzip ?? request.raw,
+      onReady: () => {
+        giveLeave(request, reply)
+        if (gunzip) request.raw.pipe(gunzip)
+      },
+      signal: clientSignal(reply, attached.closing),
     })
     return reply.code(204).send(null)
   })
 }
 
-/** The bytes that a gzip holds; broken off where that is. */
-function unpacked (source: Readable): Readable {
+/** What unpacks the bytes of a source that is piped into it later; broken off where that is. */
+function gunzipOf (source: Readable): Gunzip {
   const gunzip = createGunzip({ chunkSize: unpackedChunkBytes })
+  // Whoever reads it hears of it, or nobody needs to.
+  gunzip.on('error', () => {})
   source.once('error', () => gunzip.destroy())
   source.once('close', () => { if (!source.readableEnded) gunzip.destroy() })
-  return source.pipe(gunzip)
+  return gunzip
 }

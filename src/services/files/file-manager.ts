@@ -139,7 +139,7 @@ export class FileManager {
     await onFailure(run, () => run.header())
     run.allowSilence(undefined)
     const sandbox = this.#options.sandboxes.lifecycle(target.sandboxId)
-    return changesOf(run, () => sandbox.hasEnded)
+    return changesOf(run, () => !['running', 'paused'].includes(sandbox.status))
   }
 
   async search (target: FileTarget, search: FileSearch & { signal: AbortSignal }): Promise<FileMatches> {

@@ -1,10 +1,13 @@
 import { Readable } from 'node:stream'
 import { BerthError } from '../../errors.ts'
+import { pollUntil } from '../../lib/poll.ts'
 import type { FileChange } from '../../schemas/file.ts'
 import { parseChange } from './file-answers.ts'
 import { brokenAnswer } from './file-problems.ts'
 import type { FileRun } from './file-run.ts'
 
+/** How long after the processes of a sandbox its own end may be noticed. */
+const seenWithinMs = 2000
 const chunkBytes = 256 * 1024
 
 /**
@@ -35,13 +38,14 @@ async function * untilEnd (run: FileRun): AsyncGenerator<Buffer> {
 }
 
 /** The changes that a run tells of; they end when the sandbox does. */
-export async function * changesOf (run: FileRun, hasSandboxEnded: () => boolean): AsyncGenerator<FileChange> {
+export async function * changesOf (run: FileRun, isSandboxEnding: () => boolean): AsyncGenerator<FileChange> {
   try {
     for (let line = await run.line(); line; line = await run.line()) yield parseChange(line)
     await run.end()
   } catch (error) {
-    const isEnd = hasSandboxEnded() || (error instanceof BerthError && error.code === 'sandbox_ended')
-    if (!isEnd) throw error
+    if (error instanceof BerthError && error.code === 'sandbox_ended') return
+    // What ends with its sandbox may be seen to end before it.
+    if (!await pollUntil(async () => isSandboxEnding(), seenWithinMs)) throw error
   } finally {
     void run.close().catch(() => {})
   }

@@ -46,7 +46,7 @@ export async function feedFrames (source: Readable, input: Writable, stallMs: nu
   // An error that comes when nobody waits any more must not be nobody's.
   source.on('error', () => {})
   try {
-    if (source.destroyed && !source.readableEnded) onBroken()
+    if (source.destroyed && !source.readableEnded) onBroken(source.errored ?? undefined)
     else if (input.destroyed) resolve()
     else source.resume()
     await promise
