@@ -14,6 +14,7 @@ import { Age, Countdown } from '../parts/time-text.tsx'
 import { useAction } from '../parts/use-action.ts'
 import { SandboxDialog } from '../parts/sandbox-dialog.tsx'
 import { UsageCells } from '../parts/usage-cells.tsx'
+import { WindowRows } from '../parts/window-rows.tsx'
 import { goTo } from '../stores/place-signal.ts'
 import { byAge } from '../stores/resource-store.ts'
 import { formatCommandLine } from '../text/command-line.ts'
@@ -22,8 +23,6 @@ import { matchesFilter } from '../text/sandbox-filter.ts'
 
 const statuses = ['pending', 'creating', 'created', 'running', 'paused', 'stopping', 'stopped', 'failed'] as const
 const usageEveryMs = 3000
-// More rows make the page slow, and nobody reads them; the filter finds the others.
-const mostRows = 1000
 
 export function SandboxesPage () {
   const state = useConsole()
@@ -56,16 +55,16 @@ export function SandboxesPage () {
       )}
       {shown.value.length > 0 && (
         <div class='table-box'>
-          <table class='table sandboxes'>
+          <table class='table fixed' aria-rowcount={shown.value.length + 1}>
             <thead>
               <tr>
-                <th scope='col'>Status</th><th scope='col'>Sandbox</th><th scope='col' class='wide-only'>Image</th><th scope='col' class='wide-only number'>CPU</th>
-                <th scope='col' class='wide-only number'>Memory</th><th scope='col' class='number'>Ends in</th><th scope='col' class='wide-only number'>Created</th><th scope='col'><span class='hidden'>Actions</span></th>
+                <th scope='col' class='col-status'>Status</th><th scope='col'>Sandbox</th><th scope='col' class='widest-only col-image'>Image</th><th scope='col' class='wide-only number col-figure'>CPU</th>
+                <th scope='col' class='wide-only number col-figure'>Memory</th><th scope='col' class='number col-time'>Ends in</th><th scope='col' class='wide-only number col-time'>Created</th>
+                <th scope='col' class='col-actions roomy-only'><span class='hidden'>Actions</span></th>
               </tr>
             </thead>
-            <tbody>{shown.value.slice(0, mostRows).map(sandbox => <Row key={sandbox.id} sandbox={sandbox} onPick={label => { text.value = label }} />)}</tbody>
+            <WindowRows rows={shown.value} columns={8}>{sandbox => <Row key={sandbox.id} sandbox={sandbox} onPick={label => { text.value = label }} />}</WindowRows>
           </table>
-          {shown.value.length > mostRows && <p class='more'>The newest {mostRows} of {shown.value.length}: filter to see others.</p>}
         </div>
       )}
       {isCreating.value && <SandboxDialog onClose={() => { isCreating.value = false }} onCreated={({ id }) => goTo(['sandboxes', id])} />}
@@ -87,16 +86,16 @@ const Row = memo(({ sandbox, onPick }: { sandbox: Sandbox, onPick: (text: string
   const command = entrypoint === undefined ? undefined : formatCommandLine(entrypoint)
   return (
     <tr>
-      <td><StatusBadge status={status} detail={end && (end.message ?? formatEnd(end))} />{end && <span class='under muted'>{formatEnd(end)}</span>}</td>
+      <td><StatusBadge status={status} detail={end && (end.message ?? formatEnd(end))} />{end && <span class='why muted'>{formatEnd(end)}</span>}</td>
       <td class='main-cell'>
         <a class='mono' href={`#/sandboxes/${id}`}>{id}</a>
-        <span class='under'><span class='muted narrow-only'>{image.reference} </span>{command !== undefined && <code title={command}>{command}</code>}<Labels labels={labels} onPick={onPick} most={4} /></span>
+        <span class='under'><span class='muted not-widest' title={image.reference}>{image.reference}</span>{command !== undefined && <code title={command}>{command}</code>}<Labels labels={labels} onPick={onPick} most={4} /></span>
       </td>
-      <td class='wide-only'><span class='ellipsis' title={image.reference}>{image.reference}</span></td>
+      <td class='widest-only'><span class='ellipsis' title={image.reference}>{image.reference}</span></td>
       <UsageCells id={id} resources={sandbox.resources} isActive={isActive} />
-      <td class='number'>{isActive && deadline !== undefined ? status === 'paused' ? 'stands still' : <Countdown at={deadline} /> : <span class='muted'>–</span>}</td>
+      <td class='number'>{isActive && deadline !== undefined ? status === 'paused' ? <span class='muted'>paused</span> : <Countdown at={deadline} /> : <span class='muted'>–</span>}</td>
       <td class='wide-only number'><Age at={createdAt} /></td>
-      <td class='row-actions'>
+      <td class='row-actions roomy-only'>
         {sandboxActions(state, sandbox, action).map(({ name, icon, isDangerous, run }) => (
           <Button key={name} kind={isDangerous ? 'danger' : 'quiet'} icon={icon} label={`${name} ${id}`} isBusy={action.isBusy.value} onClick={() => void run()} />
         ))}

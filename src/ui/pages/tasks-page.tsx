@@ -12,6 +12,7 @@ import { StatusBadge } from '../parts/status-badge.tsx'
 import { taskActions } from '../parts/task-actions.ts'
 import { TaskDialog } from '../parts/task-dialog.tsx'
 import { Age } from '../parts/time-text.tsx'
+import { WindowRows } from '../parts/window-rows.tsx'
 import { useAction } from '../parts/use-action.ts'
 import { goTo } from '../stores/place-signal.ts'
 import { now } from '../stores/clock.ts'
@@ -47,14 +48,14 @@ export function TasksPage () {
       {total > 0 && shown.value.length === 0 && <Empty icon='search' title='No task matches'><Button onClick={() => { text.value = ''; status.value = 'all' }}>Clear the filter</Button></Empty>}
       {shown.value.length > 0 && (
         <div class='table-box'>
-          <table class='table tasks'>
+          <table class='table fixed' aria-rowcount={shown.value.length + 1}>
             <thead>
               <tr>
-                <th scope='col'>Status</th><th scope='col'>Task</th><th scope='col' class='wide-only'>Image</th><th scope='col' class='wide-only number'>Attempt</th>
-                <th scope='col' class='number'>Took</th><th scope='col' class='wide-only number'>Created</th><th scope='col'><span class='hidden'>Actions</span></th>
+                <th scope='col' class='col-status'>Status</th><th scope='col'>Task</th><th scope='col' class='widest-only col-image'>Image</th><th scope='col' class='wide-only number col-time'>Attempt</th>
+                <th scope='col' class='number col-time'>Took</th><th scope='col' class='wide-only number col-time'>Created</th><th scope='col' class='col-actions roomy-only'><span class='hidden'>Actions</span></th>
               </tr>
             </thead>
-            <tbody>{shown.value.map(task => <Row key={task.id} task={task} onPick={label => { text.value = label }} />)}</tbody>
+            <WindowRows rows={shown.value} columns={7}>{task => <Row key={task.id} task={task} onPick={label => { text.value = label }} />}</WindowRows>
           </table>
         </div>
       )}
@@ -70,16 +71,16 @@ const Row = memo(({ task, onPick }: { task: Task, onPick: (text: string) => void
   const command = entrypoint === undefined ? undefined : formatCommandLine(entrypoint)
   return (
     <tr>
-      <td><StatusBadge status={status} detail={end?.message} />{end && <span class='under muted'>{formatEnd(end)}</span>}</td>
+      <td><StatusBadge status={status} detail={end?.message} />{end && <span class='why muted'>{formatEnd(end)}</span>}</td>
       <td class='main-cell'>
         <a class='mono' href={`#/tasks/${id}`}>{id}</a>
-        <span class='under'>{command !== undefined && <code title={command}>{command}</code>}<Labels labels={labels} onPick={onPick} most={4} /></span>
+        <span class='under'><span class='muted not-widest' title={image}>{image}</span>{command !== undefined && <code title={command}>{command}</code>}<Labels labels={labels} onPick={onPick} most={4} /></span>
       </td>
-      <td class='wide-only'><span class='ellipsis' title={image}>{image}</span></td>
+      <td class='widest-only'><span class='ellipsis' title={image}>{image}</span></td>
       <td class='wide-only number'>{task.attempt} of {task.maxAttempts}</td>
       <td class='number'><Took task={task} /></td>
       <td class='wide-only number'><Age at={task.createdAt} /></td>
-      <td class='row-actions'>
+      <td class='row-actions roomy-only'>
         {taskActions(state, task, action).map(({ name, icon, isDangerous, run }) => (
           <Button key={name} kind={isDangerous ? 'danger' : 'quiet'} icon={icon} label={`${name} ${id}`} isBusy={action.isBusy.value} onClick={() => void run()} />
         ))}

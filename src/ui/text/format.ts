@@ -34,9 +34,9 @@ export function formatDuration (ms: number): string {
   return rest === 0 || next === undefined ? head : `${head} ${rest}${next[0]}`
 }
 
-/** How long ago that was. */
+/** How long ago that was, in one unit: nobody needs more, and it changes less often. */
 export function formatAge (at: string, now: number): string {
-  return `${formatDuration(now - Date.parse(at))} ago`
+  return `${formatDuration(now - Date.parse(at)).split(' ')[0]} ago`
 }
 
 /** What is left until then; `due` when nothing is. */
