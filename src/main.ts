@@ -56,6 +56,10 @@ const context: CliContext = {
     process.on('exit', listener)
     return () => process.off('exit', listener)
   },
+  async terminalMode () {
+    const { TerminalMode } = await import('./host/terminal-mode.ts')
+    return new TerminalMode(process.stdin.fd)
+  },
   serve,
   doctor,
 }

@@ -20,6 +20,12 @@ export interface DoctorOptions {
 export type EndSignal = 'SIGINT' | 'SIGTERM' | 'SIGHUP'
 export type WatchedSignal = EndSignal | 'SIGCONT'
 
+/** Raw, nothing of what passes is changed. */
+export interface TerminalMode {
+  enter: () => void
+  leave: () => void
+}
+
 /** Everything the command line takes from the process around it; only main.ts knows the real ones. */
 export interface CliContext {
   env: Readonly<Record<string, string | undefined>>
@@ -32,6 +38,8 @@ export interface CliContext {
   onSignal: (signal: WatchedSignal, listener: () => void) => () => void
   /** Calls the listener when the process ends, however it comes to that, until the returned function is called. */
   onExit?: (listener: () => void) => () => void
+  /** How the terminal of standard input treats what passes; Node's own raw mode where absent. */
+  terminalMode?: () => Promise<TerminalMode>
   /** Run the daemon and the check of the host; each answers with the exit code. */
   serve: (options: ServeOptions) => Promise<number>
   doctor: (options: DoctorOptions) => Promise<number>

@@ -1,8 +1,7 @@
-import type { Readable, Writable } from 'node:stream'
-import type { CliContext } from './cli-context.ts'
+import type { Writable } from 'node:stream'
+import type { CliContext, TerminalMode } from './cli-context.ts'
 import { ScreenModes } from './screen-modes.ts'
 
-type TerminalInput = Readable & { setRawMode?: (isRaw: boolean) => unknown }
 type TerminalOutput = Writable & { columns?: number, rows?: number }
 
 export interface TerminalSize {
@@ -18,7 +17,7 @@ const largestSize = 1000
  * known. `restore` gives it back as it was; however the process comes to its end, that is done before.
  */
 export class RawTerminal implements Disposable {
-  readonly #input: TerminalInput
+  readonly #mode: TerminalMode | undefined
   readonly #output: TerminalOutput
   readonly #isTty: CliContext['isTty']
   readonly #cleanup = new DisposableStack()
@@ -26,16 +25,23 @@ export class RawTerminal implements Disposable {
   #isRaw = false
   #isOver = false
 
-  constructor (context: CliContext, { takesKeys }: { takesKeys: boolean }) {
-    this.#input = context.stdin
+  /** Without a mode its keys are left as they are. */
+  constructor (context: CliContext, mode?: TerminalMode) {
+    this.#mode = mode
     this.#output = context.stdout
     this.#isTty = context.isTty
     const forget = context.onExit?.(() => this.restore())
     if (forget) this.#cleanup.defer(forget)
-    if (!takesKeys || !context.isTty.stdin) return
-    this.#setRaw(true)
+    if (!mode) return
+    this.#isRaw = true
+    mode.enter()
     // A shell that stopped us has put its own mode in the place of ours.
-    this.#cleanup.defer(context.onSignal('SIGCONT', () => { if (this.#isRaw) this.#setRaw(true) }))
+    this.#cleanup.defer(context.onSignal('SIGCONT', () => mode.enter()))
+  }
+
+  /** With the keys of the terminal that standard input is, if it is one. */
+  static async withKeys (context: CliContext): Promise<RawTerminal> {
+    return new RawTerminal(context, context.isTty.stdin ? await (context.terminalMode?.() ?? nodeMode(context)) : undefined)
   }
 
   /** Whether keys come one by one, Ctrl-C too. */
@@ -62,20 +68,17 @@ export class RawTerminal implements Disposable {
     this.#isOver = true
     // The terminal itself may be gone.
     if (this.#isTty.stdout) try { this.#output.write(this.modes.reset()) } catch {}
-    if (this.#isRaw) this.#setRaw(false)
+    this.#isRaw = false
+    this.#mode?.leave()
     this.#cleanup.dispose()
   }
 
   [Symbol.dispose] (): void {
     this.restore()
   }
+}
 
-  #setRaw (isRaw: boolean): void {
-    // To set what Node takes for set already does nothing.
-    try {
-      if (isRaw && this.#isRaw) this.#input.setRawMode?.(false)
-      this.#input.setRawMode?.(isRaw)
-    } catch {}
-    this.#isRaw = isRaw
-  }
+function nodeMode ({ stdin }: CliContext): TerminalMode {
+  const { setRawMode } = stdin as { setRawMode?: (isRaw: boolean) => unknown }
+  return { enter: () => setRawMode?.call(stdin, true), leave: () => setRawMode?.call(stdin, false) }
 }

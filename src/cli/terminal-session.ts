@@ -46,7 +46,8 @@ class DetachedError extends Error {}
  * @throws BerthError, ConnectionError, InterruptedError for SIGINT, SIGTERM and SIGHUP; BrokenPipeError.
  */
 export async function runTerminalSession (shell: Shell, options: TerminalSessionOptions): Promise<SessionEnd> {
-  return await new TerminalSession(shell, options).run()
+  const raw = options.takesInput ? await RawTerminal.withKeys(shell.context) : new RawTerminal(shell.context)
+  return await new TerminalSession(shell, options, raw).run()
 }
 
 class TerminalSession {
@@ -61,11 +62,11 @@ class TerminalSession {
   #isPainted = false
   #error: EventOf<'error'> | undefined
 
-  constructor (shell: Shell, options: TerminalSessionOptions) {
+  constructor (shell: Shell, options: TerminalSessionOptions, raw: RawTerminal) {
     this.#shell = shell
     this.#options = options
     this.#offset = options.since
-    this.#raw = new RawTerminal(shell.context, { takesKeys: options.takesInput })
+    this.#raw = raw
     this.#notice = new ConnectionNotice({ output: shell.output, isRaw: () => this.#raw.isRaw })
   }
 

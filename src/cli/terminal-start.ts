@@ -34,7 +34,7 @@ export function checkTerminal ({ context }: Shell): void {
 
 /** Opens a terminal, of the size of the one here where there is one. */
 export async function createTerminal (shell: Shell, sandboxId: string, input: Partial<TerminalCreate>, signal?: AbortSignal): Promise<Terminal> {
-  using here = new RawTerminal(shell.context, { takesKeys: false })
+  using here = new RawTerminal(shell.context)
   return await shell.client().request<Terminal>('POST', `/v1/sandboxes/${sandboxId}/terminals`, { body: { ...here.size, ...input }, signal })
 }
 
