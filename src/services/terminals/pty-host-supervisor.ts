@@ -32,6 +32,9 @@ export interface PtyListener {
   onLost: () => void
 }
 
+/** What terminals need of it. */
+export type PtyHosts = Pick<PtyHostSupervisor, 'adopt' | 'list' | 'listen' | 'create' | 'request' | 'input' | 'forget' | 'discard' | 'sweep' | 'close' | 'end'>
+
 const awayTimeoutMs = 10_000
 const endTimeoutMs = 5000
 const firstBackOffMs = 100

@@ -1,5 +1,4 @@
 import { readdir } from 'node:fs/promises'
-import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
 import { removeTrees } from '../../host/remove.ts'
@@ -12,7 +11,7 @@ import { prepareExec, type ExecPreparationParts } from '../execs/exec-preparatio
 import { fileProgramPath } from '../files/file-protocol.ts'
 import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
 import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
-import type { PtyHostSupervisor } from './pty-host-supervisor.ts'
+import type { PtyHosts } from './pty-host-supervisor.ts'
 import type { PtyStatus } from './server/pty-protocol.ts'
 import { recordPath, SandboxTerminal, type SandboxOfTerminals } from './terminal.ts'
 import { readTerminalRecord, type TerminalRecord } from './terminal-record.ts'
@@ -21,7 +20,7 @@ import type { AttachOptions, TerminalAttachment, Terminals, TerminalViewer } fro
 export interface TerminalManagerOptions extends ExecPreparationParts {
   places: HostPlaces
   sandboxes: Pick<SandboxManager, 'get' | 'lifecycle' | 'all'>
-  hosts: PtyHostSupervisor
+  hosts: PtyHosts
   events: { append: (event: { type: EventType, sandboxId: string, terminalId: string, data: Record<string, unknown> }) => unknown }
   /** How much output of each is kept at least, in bytes. */
   windowBytes: number
@@ -165,7 +164,7 @@ export class TerminalManager implements Terminals {
       const terminalPlaces = places.terminal(id, terminalId)
       const record = await readTerminalRecord(recordPath(terminalPlaces))
       // Its directory was made, and nothing else.
-      if (record?.id !== terminalId) await removeTrees([terminalPlaces.dir, join(terminalPlaces.runDir)])
+      if (record?.id !== terminalId) await removeTrees([terminalPlaces.dir, terminalPlaces.runDir])
       else {
         const terminal = this.#make(record, sandbox)
         this.#remember(id, terminal)

@@ -10,16 +10,13 @@ import { pollUntil } from '../../lib/poll.ts'
 import { raceWithDelay } from '../../lib/race.ts'
 import type { Terminal, TerminalEndReason, TerminalRole, TerminalStatus } from '../../schemas/terminal.ts'
 import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
-import { readExtent, type OutputExtent } from './output-extent.ts'
-import { OutputReader } from './output-reader.ts'
 import { ptyHostUnavailable } from './pty-host-client.ts'
-import type { PtyHostSupervisor } from './pty-host-supervisor.ts'
+import type { PtyHosts } from './pty-host-supervisor.ts'
 import { inputWindowBytes, type PtyEnd, type PtyStatus, type Screen } from './server/pty-protocol.ts'
-import { readKeptScreen } from './kept-screen.ts'
 import { ViewerAttachment, type ViewedTerminal } from './terminal-attachment.ts'
 import { classifyTerminalEnd, killSession, mayBeSandboxEnd } from './terminal-ending.ts'
-import { TerminalFeed } from './terminal-feed.ts'
 import { TerminalInput } from './terminal-input.ts'
+import { TerminalOutput } from './terminal-output.ts'
 import { toTerminal, writeTerminalRecord, type TerminalRecord } from './terminal-record.ts'
 import { TerminalSize } from './terminal-size.ts'
 import type { AttachOptions, TerminalAttachment, TerminalViewer } from './terminal-types.ts'
@@ -29,7 +26,7 @@ export type SandboxOfTerminals = Pick<SandboxLifecycle, 'record' | 'status' | 'h
 export interface TerminalParts {
   sandbox: SandboxOfTerminals
   places: ExecPlaces
-  hosts: Pick<PtyHostSupervisor, 'listen' | 'create' | 'request' | 'input' | 'forget' | 'discard'>
+  hosts: PtyHosts
   logger: Logger
   /** It has ended, and its record says so. */
   onEnded: (terminal: SandboxTerminal) => void
@@ -53,8 +50,7 @@ const lastWordsMs = 1000
 export class SandboxTerminal {
   readonly #record: TerminalRecord
   readonly #parts: TerminalParts
-  readonly #reader: OutputReader
-  readonly #feed: TerminalFeed
+  readonly #output: TerminalOutput
   readonly #input: TerminalInput
   readonly #size: TerminalSize
   readonly #saving = new Mutex()
@@ -62,8 +58,6 @@ export class SandboxTerminal {
   readonly #ending = Promise.withResolvers<Ending>()
   readonly #settled = Promise.withResolvers<void>()
   #activityAt = Date.now()
-  /** Of one that has ended. */
-  #extent: OutputExtent | undefined
   #removing: Promise<void> | undefined
   #endingInside: Promise<void> | undefined
   #isSettling = false
@@ -75,16 +69,17 @@ export class SandboxTerminal {
     const { id } = record
     this.#record = record
     this.#parts = parts
-    this.#reader = new OutputReader(places.dir)
-    this.#feed = new TerminalFeed({
+    this.#output = new TerminalOutput(places.dir, {
       subscribe: async () => record.end ? 0 : (await hosts.request(id, { op: 'subscribe' }) as { offset: number }).offset,
       unsubscribe: async () => { if (!record.end) await hosts.request(id, { op: 'unsubscribe' }) },
       onError: error => this.#warn(error, 'the output of a terminal cannot be had for now'),
     })
     this.#input = new TerminalInput({ windowBytes: inputWindowBytes, send: bytes => hosts.input(id, bytes) })
     this.#size = new TerminalSize(record, async size => { await hosts.request(id, { op: 'resize', ...size }) })
-    if (record.end) this.#close()
-    else this.#listen()
+    if (record.end) {
+      this.#output.settle()
+      this.#close()
+    } else this.#listen()
   }
 
   get id (): string { return this.#record.id }
@@ -97,7 +92,7 @@ export class SandboxTerminal {
   get isDeleting (): boolean { return this.#record.isDeleting ?? false }
 
   toWire (): Terminal {
-    const { oldestOffset, endOffset, writtenAt } = this.#extentNow()
+    const { oldestOffset, endOffset, writtenAt } = this.#output.extent()
     const lastActivityAt = new Date(Math.max(this.#activityAt, writtenAt)).toISOString()
     return toTerminal(this.#record, { lastActivityAt, viewers: { ...this.#viewers }, output: { oldestOffset, endOffset } })
   }
@@ -141,7 +136,7 @@ export class SandboxTerminal {
       return
     }
     if (this.hasEnded) return status && await this.#parts.hosts.forget(this.id)
-    const end = status?.end ?? await this.#reader.end()
+    const end = status?.end ?? await this.#output.reader.end()
     if (!status || end) return await this.#settle(end ? { end } : {}, facts)
     this.#size.adopt(status)
     if (this.#parts.sandbox.hasEnded) await this.sandboxEnded()
@@ -156,7 +151,7 @@ export class SandboxTerminal {
     if (this.#viewers.write + this.#viewers.read >= maxViewers) {
       throw new BerthError('exhausted', 'too_many_viewers', `at most ${maxViewers} look at a terminal at once; wait for one to leave`)
     }
-    if (since !== undefined && since > this.#extentNow().endOffset) {
+    if (since !== undefined && since > this.#output.extent().endOffset) {
       throw new BerthError('invalid_argument', 'invalid_offset', 'since lies behind all that the terminal has written; leave it out to see the present', { details: { field: 'since' } })
     }
     this.#viewers[role]++
@@ -172,7 +167,7 @@ export class SandboxTerminal {
   async resize (cols: number, rows: number): Promise<void> {
     if (this.hasEnded) throw ended()
     const resized = this.#size.set({ cols, rows })
-    this.#feed.changed.notify()
+    this.#output.feed.changed.notify()
     await resized
   }
 
@@ -186,7 +181,7 @@ export class SandboxTerminal {
     const { idleTimeoutMs, status, ending } = this.#record
     if (idleTimeoutMs === undefined || status !== 'running' || ending) return
     if (this.#parts.sandbox.status === 'paused' || this.#viewers.write + this.#viewers.read > 0) this.#touch(now)
-    const activityAt = Math.max(this.#activityAt, this.#extentNow().writtenAt)
+    const activityAt = Math.max(this.#activityAt, this.#output.extent().writtenAt)
     if (now - activityAt >= idleTimeoutMs) await this.#endFor('idle')
   }
 
@@ -237,10 +232,9 @@ export class SandboxTerminal {
   }
 
   #markRemoved (): void {
-    this.#extent = { oldestOffset: 0, endOffset: 0, writtenAt: 0, ...this.#extent }
     this.#isRemoved = true
     this.#close()
-    this.#feed.changed.notify()
+    this.#output.forget()
   }
 
   async #endFor (reason: TerminalEndReason): Promise<void> {
@@ -278,19 +272,19 @@ export class SandboxTerminal {
     this.#parts.hosts.listen(this.id, {
       onOutput: (offset, bytes) => {
         this.#touch()
-        this.#feed.onOutput(offset, bytes)
+        this.#output.feed.onOutput(offset, bytes)
       },
-      onAdvanced: offset => this.#feed.onAdvanced(offset),
+      onAdvanced: offset => this.#output.feed.onAdvanced(offset),
       onTaken: bytes => this.#input.taken(bytes),
       onEnded: end => this.#ending.resolve({ end }),
       onReconnected: status => {
         this.#input.break(ptyHostUnavailable())
         if (!status) return this.#ending.resolve({})
-        this.#feed.renew()
+        this.#output.feed.renew()
         if (status.end) this.#ending.resolve({ end: status.end })
       },
       onLost: () => {
-        void this.#reader.end().catch(() => undefined).then(end => this.#ending.resolve(end ? { end } : {}))
+        void this.#output.reader.end().catch(() => undefined).then(end => this.#ending.resolve(end ? { end } : {}))
       },
     })
   }
@@ -312,14 +306,13 @@ export class SandboxTerminal {
     if (!sandbox.hasEnded && (!end || end.signalNumber)) await killSession(sandbox.runtime, places)
     const { ending } = this.#record
     const how = classifyTerminalEnd({ at: new Date().toISOString(), end, ending, hasHostRestarted, hasSandboxEnded: isEnding() })
-    const extent = readExtent(places.dir)
-    this.#extent = { ...extent, endOffset: Math.max(extent.endOffset, end?.offset ?? 0) }
+    this.#output.settle(end)
     Object.assign(this.#record, { status: 'ended', end: how })
     await this.#save()
     this.#close()
     await hosts.forget(this.id)
     await rm(places.runDir, { recursive: true, force: true })
-    this.#feed.changed.notify()
+    this.#output.feed.changed.notify()
     this.#parts.onEnded(this)
   }
 
@@ -331,19 +324,19 @@ export class SandboxTerminal {
   #viewedAs (role: TerminalRole, onLeave: () => void): ViewedTerminal {
     const terminal = this
     return {
-      changed: this.#feed.changed,
-      reader: this.#reader,
+      changed: this.#output.feed.changed,
+      reader: this.#output.reader,
       get status () { return terminal.status },
       get size () { return terminal.#size.wanted },
-      get endOffset () { return terminal.hasEnded ? terminal.#extentNow().endOffset : terminal.#feed.end },
+      get endOffset () { return terminal.#output.endOffset },
       get end () { return terminal.#record.end },
       get isRemoved () { return terminal.#isRemoved },
-      read: (from, maxBytes) => this.#feed.read(from, maxBytes),
+      read: (from, maxBytes) => this.#output.feed.read(from, maxBytes),
       screen: async () => await this.#parts.hosts.request(this.id, { op: 'screen' }) as Screen,
-      keptScreen: () => readKeptScreen(this.#parts.places.dir, this.#reader),
-      join: () => this.#feed.join(),
+      keptScreen: () => this.#output.keptScreen(),
+      join: () => this.#output.feed.join(),
       leave: () => {
-        this.#feed.leave()
+        this.#output.feed.leave()
         onLeave()
       },
       write: async bytes => {
@@ -371,10 +364,6 @@ export class SandboxTerminal {
   /** Until it has ended, and that is settled if it ran; at most so long. */
   async #awaitEnd (timeoutMs: number): Promise<void> {
     await raceWithDelay(timeoutMs, [this.#ending.promise.then(ending => this.#settle(ending))])
-  }
-
-  #extentNow (): OutputExtent {
-    return this.#extent ?? readExtent(this.#parts.places.dir)
   }
 
   #touch (now = Date.now()): void {
