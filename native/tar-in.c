@@ -84,6 +84,7 @@ static int64_t number_of(const char *field, size_t size) {
 
 static bool has_checksum(const struct tar_header *header) {
   int64_t plain = 0, with_sign = 0;
+  for (size_t i = 0; i < sizeof header->checksum; i++) if (header->checksum[i] && !strchr(" 01234567", header->checksum[i])) return false;
   const size_t from = offsetof(struct tar_header, checksum), to = from + sizeof header->checksum;
   for (size_t i = 0; i < sizeof *header; i++) {
     char c = i >= from && i < to ? ' ' : ((const char *)header)[i];
