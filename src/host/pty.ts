@@ -21,6 +21,13 @@ const { module: calls } = createRequire(import.meta.url)('node-pty/lib/utils.js'
 
 /** What a program at a pseudo-terminal sees beside the clean environment. */
 const terminalType = 'xterm-256color'
+// The kernel hands out no more than 4095 or 4096 bytes of a terminal at once; fewer, and there was no more.
+const fullReadBytes = 4095
+// Other terminals wait for so much.
+const maxReadOnBytes = 64 * 1024
+const slabBytes = 256 * 1024
+/** What is left of a buffer that the output of all terminals is read into, one piece behind the other. */
+let slab = Buffer.alloc(0)
 const drainChunkBytes = 64 * 1024
 // The kernel holds less than 100 KiB for a reader; a program left behind that writes on and on must not keep its terminal from ending.
 const maxDrainBytes = 1024 * 1024
@@ -70,7 +77,10 @@ export class Pty {
     this.#identity = findProcess(pid) ?? { pid, startTicks: '' }
     this.#slaveFd = orEnd(fd, this.#identity, () => openSync(pty, constants.O_RDWR | constants.O_NOCTTY))
     this.#stream = new ReadStream(fd)
-    this.#stream.on('data', onOutput)
+    this.#stream.on('data', (chunk: Buffer) => {
+      onOutput(chunk)
+      if (chunk.length >= fullReadBytes) this.#readOn(onOutput)
+    })
     this.#isOpen = true
     // The program's end is told by its exit.
     this.#stream.on('error', () => {})
@@ -101,6 +111,16 @@ export class Pty {
     if (!this.#isOpen) return
     signalProcess(this.#identity, signal)
     signalProcess(this.#identity, 'SIGCONT')
+  }
+
+  /** Reads what came meanwhile: it costs half of what it does to have the event loop find it. */
+  #readOn (onOutput: (chunk: Buffer) => void): void {
+    for (let bytes = fullReadBytes, left = maxReadOnBytes; bytes >= fullReadBytes && left > 0; left -= bytes) {
+      if (slab.length < fullReadBytes + 1) slab = Buffer.allocUnsafeSlow(slabBytes)
+      bytes = readNow(this.#fd, slab)
+      if (bytes > 0) onOutput(slab.subarray(0, bytes))
+      slab = slab.subarray(bytes)
+    }
   }
 
   /** Reads what is there; EAGAIN says that there is no more, for the kernel first moves on all that was written. */

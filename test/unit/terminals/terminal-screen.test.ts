@@ -81,7 +81,7 @@ test('the thread follows files, keeps screens at their beginnings, and survives 
   assert.ok(third.data.includes('three') && third.data.endsWith('\x1b[?2004h'))
   for (let round = 0; writer.offset < 1.2 * windowBytes; round++) {
     append(`${round} ${'y'.repeat(60_000)}\r\n`)
-    if (round % 20 === 0) await keeper.screen(id, writer.offset)
+    if (round % 5 === 0) await keeper.screen(id, writer.offset)
   }
   await keeper.screen(id, writer.offset)
   const reader = new OutputReader(dir)

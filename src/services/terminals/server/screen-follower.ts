@@ -5,7 +5,7 @@ import { screenPath, segmentOffsets, segmentPath } from './output-segments.ts'
 import { TerminalScreen } from './terminal-screen.ts'
 
 /** Follows further behind than this, and it skips forward. */
-export const maxBehindBytes = 4 * 1024 ** 2
+export const maxBehindBytes = 1024 ** 2
 // Enough for a full-screen program to have painted all of its screen again.
 const keptOnSkipBytes = 256 * 1024
 const minChunkBytes = 1024

@@ -5,10 +5,9 @@ import { errorFromFacts } from '../../../lib/error-facts.ts'
 import type { Screen } from './pty-protocol.ts'
 import { screenControl, type FromScreens, type ScreenPlace, type ScreenWorkerSettings, type ToScreens } from './screen-messages.ts'
 
-// Nobody looks at a screen file the moment it could be written; a screen that is asked for waits for none of this.
+// Nobody looks at a screen file the moment it could be written; a screen that is asked for waits for none of this. What comes faster than
+// the thread takes between two of these is mostly skipped, so a flood costs it no more than a stream.
 const paceMs = 100
-// The thread skips forward when it is 4 MiB behind.
-const impatientBytes = 1024 * 1024
 const restartMs = 500
 const maxDeathsPerTerminal = 2
 const heapMiB = 512
@@ -69,8 +68,7 @@ export class ScreenKeeper {
     if (!screen) return
     screen.offset = offset
     this.#dirty.add(screen)
-    if (offset - screen.toldOffset > impatientBytes) this.#tell(screen)
-    else this.#pacer ??= setTimeout(this.#tellAll, paceMs)
+    this.#pacer ??= setTimeout(this.#tellAll, paceMs)
   }
 
   /** From `offset` on it has this size. */

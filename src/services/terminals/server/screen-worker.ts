@@ -1,10 +1,17 @@
 /** The thread that keeps the screens of all terminals. */
+import { readlinkSync } from 'node:fs'
+import { setPriority } from 'node:os'
+import { basename } from 'node:path'
 import { parentPort, workerData } from 'node:worker_threads'
 import { BerthError } from '../../../errors.ts'
 import { errorFacts } from '../../../lib/error-facts.ts'
 import type { Screen } from './pty-protocol.ts'
 import { ScreenFollower } from './screen-follower.ts'
 import { screenControl, type FromScreens, type ScreenWorkerSettings, type ToScreens } from './screen-messages.ts'
+
+// Programs, and the thread that serves them, come first.
+const niceness = 10
+setPriority(Number(basename(readlinkSync('/proc/thread-self'))), niceness)
 
 const { control } = workerData as ScreenWorkerSettings
 const followers = new Map<string, ScreenFollower>()
