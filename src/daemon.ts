@@ -205,7 +205,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const ports = new PortLister({ execs })
   const forwarder: PreviewForwarder = new PreviewForwarder({ targets: sandboxes, beginActivity: id => sandboxes.beginActivity(id) })
   stack.defer('previews', () => forwarder.open.close())
-  const tickets = new TicketStore()
+  const tickets = new TicketStore({ isTokenValid: id => tokens.isValid(id) })
   const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes })
 
   const startedMs = performance.now()
