@@ -155,7 +155,9 @@ static char *clean(struct text *name, bool is_link) {
     else break;
   }
   for (const char *part = at; *part; part += strcspn(part, "/"), part += *part == '/') {
-    if (!strncmp(part, "..", 2) && (!part[2] || part[2] == '/')) refuse_archive(is_link ? "a hard link in the archive leads out of it" : "a name in the archive leads out of it, by ..");
+    if (!strncmp(part, "..", 2) && (!part[2] || part[2] == '/')) {
+      refuse_archive(is_link ? "a hard link in the archive leads out of it" : "a name in the archive leads out of it, by ..");
+    }
   }
   return at;
 }

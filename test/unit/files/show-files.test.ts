@@ -165,3 +165,12 @@ test('as another user, what that user may not see is refused', { skip: !isRoot &
   const [, entry] = run(['list', '--limit=9'], [at('names')], { uid: 1234 }).lines()
   assert.deepEqual([entry?.['name'], entry?.['mode']], ['a', '0000'])
 })
+
+test('a shell is found, also for a user whom nobody knows', (t) => {
+  const { run } = fileProgram(t)
+  for (const uid of isRoot ? [undefined, 54321] : [undefined]) {
+    const { status, stderr } = run(['shell'], [], { input: Buffer.from('echo "$SHELL $HOME $TERM" >&2; exit 3'), uid })
+    assert.equal(status, 3)
+    assert.match(stderr, /^\/\S+sh \/\S* xterm-256color\n$/)
+  }
+})
