@@ -106,8 +106,7 @@ export class PtyClient {
     this.of(id)
     const created = this.request(id, { op: 'create', argv, dir: join(this.#root, id), cols: 80, rows: 24, windowBytes: 8 * 1024 ** 2, ...rest })
     const heard = isHeard ? this.request(id, { op: 'subscribe' }) : undefined
-    await created
-    await heard
+    await Promise.all([created, heard])
     return id
   }
 

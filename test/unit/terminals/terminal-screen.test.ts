@@ -61,7 +61,7 @@ test('the thread follows files, keeps screens at their beginnings, and survives 
   keeper.start()
   t.after(() => keeper.close())
   const id = 'trm_00000000000000000001'
-  const windowBytes = 4 * maxBehindBytes
+  const windowBytes = 16 * maxBehindBytes
   const writer = new OutputWriter({ dir, windowBytes, onFailed: error => { throw error } })
   keeper.add({ id, dir, cols: 80, rows: 24, offset: 0 })
   const append = (text: string) => {
