@@ -71,13 +71,13 @@ test('exec passes bytes through unharmed and ends with the exit code', async t =
   assert.equal(fake.calls[0]?.headers.accept, 'application/x-ndjson')
 })
 
-test('exec -d prints the id of the exec, and -it says that terminals come later', async t => {
+test('exec -d prints the id of the exec, and -it wants a terminal here', async t => {
   const fake = await startFakeDaemon(t, { [execs]: () => ({ id: execId, status: 'running' }) })
   assert.equal((await run(fake, ['exec', '-d', id, 'sleep', '9'])).stdout, `${execId}\n`)
   assert.equal(fake.calls[0]?.body.detach, true)
   const refused = await run(fake, ['exec', '-it', id, 'sh'])
   assert.equal(refused.exitCode, 125)
-  assert.match(refused.stderr, /^berth: -t: terminals come later/)
+  assert.match(refused.stderr, /^berth: -t: standard input is not a terminal; run it from one/)
   assert.match((await run(fake, ['exec', '-di', id, 'cat'])).stderr, /a detached exec has no standard input/)
 })
 
