@@ -104,7 +104,8 @@ export class ApiClient {
   }
 }
 
-function formatQuery (query: Query): string {
+/** `?a=1&b=2` of what is given; nothing of nothing. */
+export function formatQuery (query: Query): string {
   const given = Object.entries(query).filter(([, value]) => value !== undefined).map(([name, value]) => [name, String(value)])
   return given.length === 0 ? '' : `?${new URLSearchParams(given).toString()}`
 }

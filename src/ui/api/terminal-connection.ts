@@ -2,7 +2,7 @@
 import { signal } from '@preact/signals'
 import type { AttachEvent, Terminal, TerminalRole } from '../../schemas/terminal.ts'
 import type { Ticket, TicketCreate } from '../../schemas/ticket.ts'
-import { ApiError, messageOf, type ApiClient } from './api-client.ts'
+import { ApiError, formatQuery, messageOf, type ApiClient } from './api-client.ts'
 import { retryDelayMs, sleep } from './retry-delay.ts'
 
 export interface TerminalSize {
@@ -125,8 +125,8 @@ export class TerminalConnection {
     const size = role === 'write' && terminal.status !== 'ended' ? sink.wantedSize() : undefined
     const { query, protocols } = await this.#admission()
     if (signal.aborted) return false
-    const given = Object.entries({ role, since: this.#offset, cols: size?.cols, rows: size?.rows, ...query }).filter(([, value]) => value !== undefined).map(([name, value]) => [name, String(value)])
-    const address = `${this.#options.origin}/v1/sandboxes/${sandboxId}/terminals/${terminalId}/attach?${new URLSearchParams(given).toString()}`
+    const asked = formatQuery({ role, since: this.#offset, cols: size?.cols, rows: size?.rows, ...query })
+    const address = `${this.#options.origin}/v1/sandboxes/${sandboxId}/terminals/${terminalId}/attach${asked}`
     return await this.#talk(new (this.#options.WebSocket ?? WebSocket)(address, protocols))
   }
 

@@ -63,7 +63,7 @@ export function SandboxesPage () {
                 <th scope='col' class='col-actions roomy-only'><span class='hidden'>Actions</span></th>
               </tr>
             </thead>
-            <WindowRows rows={shown.value} columns={8}>{sandbox => <Row key={sandbox.id} sandbox={sandbox} onPick={label => { text.value = label }} />}</WindowRows>
+            <WindowRows rows={shown.value}>{sandbox => <Row key={sandbox.id} sandbox={sandbox} onPick={label => { text.value = label }} />}</WindowRows>
           </table>
         </div>
       )}
@@ -89,7 +89,7 @@ const Row = memo(({ sandbox, onPick }: { sandbox: Sandbox, onPick: (text: string
       <td><StatusBadge status={status} detail={end && (end.message ?? formatEnd(end))} />{end && <span class='why muted'>{formatEnd(end)}</span>}</td>
       <td class='main-cell'>
         <a class='mono' href={`#/sandboxes/${id}`}>{id}</a>
-        <span class='under'><span class='muted not-widest' title={image.reference}>{image.reference}</span>{command !== undefined && <code title={command}>{command}</code>}<Labels labels={labels} onPick={onPick} most={4} /></span>
+        <span class='under'><span class='muted not-widest' title={image.reference}>{image.reference}</span><Labels labels={labels} onPick={onPick} most={4} />{command !== undefined && <code title={command}>{command}</code>}</span>
       </td>
       <td class='widest-only'><span class='ellipsis' title={image.reference}>{image.reference}</span></td>
       <UsageCells id={id} resources={sandbox.resources} isActive={isActive} />

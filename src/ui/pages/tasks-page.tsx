@@ -55,7 +55,7 @@ export function TasksPage () {
                 <th scope='col' class='number col-time'>Took</th><th scope='col' class='wide-only number col-time'>Created</th><th scope='col' class='col-actions roomy-only'><span class='hidden'>Actions</span></th>
               </tr>
             </thead>
-            <WindowRows rows={shown.value} columns={7}>{task => <Row key={task.id} task={task} onPick={label => { text.value = label }} />}</WindowRows>
+            <WindowRows rows={shown.value}>{task => <Row key={task.id} task={task} onPick={label => { text.value = label }} />}</WindowRows>
           </table>
         </div>
       )}
@@ -74,7 +74,7 @@ const Row = memo(({ task, onPick }: { task: Task, onPick: (text: string) => void
       <td><StatusBadge status={status} detail={end?.message} />{end && <span class='why muted'>{formatEnd(end)}</span>}</td>
       <td class='main-cell'>
         <a class='mono' href={`#/tasks/${id}`}>{id}</a>
-        <span class='under'><span class='muted not-widest' title={image}>{image}</span>{command !== undefined && <code title={command}>{command}</code>}<Labels labels={labels} onPick={onPick} most={4} /></span>
+        <span class='under'><span class='muted not-widest' title={image}>{image}</span><Labels labels={labels} onPick={onPick} most={4} />{command !== undefined && <code title={command}>{command}</code>}</span>
       </td>
       <td class='widest-only'><span class='ellipsis' title={image}>{image}</span></td>
       <td class='wide-only number'>{task.attempt} of {task.maxAttempts}</td>

@@ -14,7 +14,7 @@ const listed: readonly (readonly [keys: string[], what: string])[] = [
   [['n'], 'Create'],
   [['Ctrl', 'Shift', 'F'], 'Search in a terminal'],
   [['Ctrl', 'Shift', 'C'], 'Copy from a terminal'],
-  [['Ctrl', 'Shift', 'U'], 'Leave a terminal with the keyboard'],
+  [['Shift', 'F6'], 'Leave a terminal'],
   [['?'], 'This list'],
 ]
 

@@ -1,10 +1,13 @@
 /** A status: a word, and a colour that says the same again. */
-const tones: Readonly<Record<string, string>> = {
-  running: 'good', complete: 'good', ready: 'good', online: 'good', complete_image: 'good',
-  pending: 'wait', creating: 'wait', created: 'wait', starting: 'wait', scheduled: 'wait', stopping: 'wait', paused: 'pause', partial: 'wait',
-  failed: 'bad', lost: 'bad',
+const statusesByTone: Readonly<Record<string, readonly string[]>> = {
+  good: ['running', 'complete', 'ready'],
+  wait: ['pending', 'creating', 'created', 'starting', 'scheduled', 'stopping', 'partial'],
+  pause: ['paused'],
+  bad: ['failed', 'lost'],
 }
 
+const tones = new Map(Object.entries(statusesByTone).flatMap(([tone, statuses]) => statuses.map(status => [status, tone] as const)))
+
 export function StatusBadge ({ status, detail }: { status: string, detail?: string }) {
-  return <span class={`status ${tones[status] ?? 'plain'}`} title={detail}><i aria-hidden='true' />{status}</span>
+  return <span class={`status ${tones.get(status) ?? 'plain'}`} title={detail}><i aria-hidden='true' />{status}</span>
 }

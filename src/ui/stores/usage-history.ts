@@ -21,8 +21,10 @@ export function addUsage (history: UsageHistory, items: readonly Usage[]): Usage
     const before = history.last.get(usage.sandboxId)
     const elapsedMs = before === undefined ? 0 : Date.parse(usage.at) - Date.parse(before.at)
     const known = history.current.get(usage.sandboxId)?.cpuMillis
+    const spentMs = before === undefined ? -1 : usage.cpuTimeMs - before.cpuTimeMs
     // A look at the same moment says nothing; less time than before means that it was started anew.
-    const cpuMillis = before !== undefined && elapsedMs > 0 && usage.cpuTimeMs >= before.cpuTimeMs ? (usage.cpuTimeMs - before.cpuTimeMs) / elapsedMs * 1000 : elapsedMs === 0 ? known : undefined
+    const load = elapsedMs > 0 && spentMs >= 0 ? spentMs / elapsedMs * 1000 : undefined
+    const cpuMillis = elapsedMs === 0 ? known : load
     return [usage.sandboxId, { memoryBytes: usage.memoryBytes, pids: usage.pids, ...(cpuMillis === undefined ? {} : { cpuMillis }) }]
   })
   return { last: new Map(items.map(usage => [usage.sandboxId, usage])), current: new Map(current) }
