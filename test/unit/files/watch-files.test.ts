@@ -142,3 +142,15 @@ test('a storm of changes ends in the state that is there', { timeout: 20_000 }, 
   writeFileSync(at('d', 'later'), '')
   assert.deepEqual((await until('d/later')).at(-1), 'created d/later')
 })
+
+test('what is made while a new directory is looked into is told once', { timeout: 20_000 }, async (t) => {
+  const { at, until } = await watch(t)
+  for (let round = 0; round < 400; round++) {
+    mkdirSync(at(`d${round}`, 'e'), { recursive: true })
+    for (const name of ['f', 'g', 'h']) writeFileSync(at(`d${round}`, 'e', name), '')
+  }
+  writeFileSync(at('end'), '')
+  const created = (await until('end')).filter(line => line.startsWith('created'))
+  assert.equal(created.length, 400 * 5 + 1)
+  assert.equal(new Set(created).size, created.length)
+})
