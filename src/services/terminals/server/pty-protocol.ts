@@ -6,7 +6,8 @@
  *
  * Files of a terminal, in the directory that `create` names (all written by the pty-host alone):
  *   output.<offset>  output from that absolute offset on (decimal, 16 digits); a new one is begun every `segmentBytes`
- *   screen.<offset>  Screen as JSON: what the terminal showed at the beginning of the output file of the same offset; the first has none
+ *   screen.<offset>  Screen as JSON: what the terminal showed at the beginning of the output file of the same offset, and, soon after its end,
+ *                    at the offset of that; the first file has none, nor need one that was passed in a flood of output
  *   end.json         PtyEnd, durable: it has ended
  * Output is in its file before its frame is sent, so that a reader may take from the files whatever it was told of.
  */
