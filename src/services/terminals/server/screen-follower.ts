@@ -2,7 +2,7 @@ import { closeSync, existsSync, openSync, readdirSync, readSync, renameSync, rmS
 import type { Screen } from './pty-protocol.ts'
 import type { ScreenPlace } from './screen-messages.ts'
 import { screenPath, segmentOffsets, segmentPath } from './output-segments.ts'
-import { TerminalScreen } from './terminal-screen.ts'
+import { HeadlessScreen } from './headless-screen.ts'
 
 /** Follows further behind than this, and it skips forward. */
 export const maxBehindBytes = 1024 ** 2
@@ -23,7 +23,7 @@ const missing = { start: 0, bytes: Buffer.alloc(0) }
  */
 export class ScreenFollower {
   readonly #dir: string
-  readonly #screen: TerminalScreen
+  readonly #screen: HeadlessScreen
   readonly #takeTurn: TakeTurn
   #offset: number
   #target: number
@@ -35,7 +35,7 @@ export class ScreenFollower {
 
   constructor ({ dir, cols, rows, offset }: ScreenPlace, takeTurn: TakeTurn) {
     this.#dir = dir
-    this.#screen = new TerminalScreen(cols, rows)
+    this.#screen = new HeadlessScreen(cols, rows)
     this.#takeTurn = takeTurn
     this.#offset = offset
     this.#target = offset

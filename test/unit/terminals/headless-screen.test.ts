@@ -8,16 +8,16 @@ import { OutputReader } from '../../../src/services/terminals/output-reader.ts'
 import { OutputWriter } from '../../../src/services/terminals/server/output-writer.ts'
 import { maxBehindBytes } from '../../../src/services/terminals/server/screen-follower.ts'
 import { ScreenKeeper } from '../../../src/services/terminals/server/screen-keeper.ts'
-import { maxScreenBytes, TerminalScreen } from '../../../src/services/terminals/server/terminal-screen.ts'
+import { maxScreenBytes, HeadlessScreen } from '../../../src/services/terminals/server/headless-screen.ts'
 
-async function paint (output: string, cols = 20, rows = 5): Promise<TerminalScreen> {
-  const screen = new TerminalScreen(cols, rows)
+async function paint (output: string, cols = 20, rows = 5): Promise<HeadlessScreen> {
+  const screen = new HeadlessScreen(cols, rows)
   await screen.write(Buffer.from(output))
   return screen
 }
 
 /** What a screen looks like to one who paints it anew: its painting, painted, and painted again. */
-async function repainted (screen: TerminalScreen): Promise<string> {
+async function repainted (screen: HeadlessScreen): Promise<string> {
   const { cols, rows, data } = screen.at(0)
   return (await paint(data, cols, rows)).at(0).data
 }

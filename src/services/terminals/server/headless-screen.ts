@@ -17,7 +17,7 @@ const repeatingFinals = ['@', 'I', 'L', 'M', 'P', 'S', 'T', 'Z', 'b']
 const keptStrings = [0, 1, 2, 8]
 
 /** What a terminal shows, out of its output. Bounded in memory, and in time for each byte of output, whatever the output is. */
-export class TerminalScreen {
+export class HeadlessScreen {
   readonly #terminal: Terminal
   readonly #serializer = new serializeAddon.SerializeAddon()
 
