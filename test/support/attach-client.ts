@@ -26,7 +26,8 @@ export interface Stretch {
   bytes: Buffer
 }
 
-export const waitsMs = 20_000
+export const waitsMs = 15_000
+const pieceBytes = 64 * 1024
 
 /** Creates a terminal. */
 export async function createTerminal (daemon: TestDaemon, sandboxId: string, input: Partial<TerminalCreate> = {}): Promise<Terminal> {
@@ -137,7 +138,7 @@ export class AttachClient {
   async lines (): Promise<string[]> {
     await new Promise<void>(resolve => this.#screen.write('', resolve))
     const { buffer: { active }, rows } = this.#screen
-    return Array.from({ length: rows }, (_, row) => active.getLine(active.baseY + row)?.translateToString(true) ?? '')
+    return Array.from({ length: rows }, (_, row) => active.getLine(active.baseY + row)?.translateToString(true).trimEnd() ?? '')
   }
 
   /** The cell in a row and column of the screen, from 0. */
@@ -161,9 +162,11 @@ export class AttachClient {
     this.#socket.send(Buffer.from(input as string), { binary: true })
   }
 
-  /** Sends input, and waits until the connection has taken it all. */
+  /** Sends much input in pieces, and waits until the connection has taken it all. */
   async paste (input: Buffer): Promise<void> {
-    await new Promise<void>((resolve, reject) => this.#socket.send(input, { binary: true }, error => error ? reject(error) : resolve()))
+    for (let at = 0; at < input.length; at += pieceBytes) {
+      await new Promise<void>((resolve, reject) => this.#socket.send(input.subarray(at, at + pieceBytes), { binary: true }, error => error ? reject(error) : resolve()))
+    }
   }
 
   resize (cols: number, rows: number): void {
@@ -224,13 +227,14 @@ export class AttachClient {
 
   /** Runs a line in the shell that it shows, and answers what it printed. */
   async run (line: string): Promise<string> {
-    const mark = `m${Math.random().toString(36).slice(2, 10)}`
+    const mark = Math.random().toString(36).slice(2, 10).padEnd(8, '0')
+    const [begin, end] = [`begin${mark}`, `end${mark}`]
     const before = this.received
-    // The mark is not in what is typed, so that its echo is not taken for it.
-    this.type(`${line}; echo ${mark.slice(0, 4)}''${mark.slice(4)}\r`)
+    // The marks are not in what is typed, so that its echo is not taken for them.
+    this.type(`s=$?; echo be''gin${mark}; (exit $s); ${line}; echo en''d${mark}\r`)
     const read = () => Buffer.concat(this.#stretches.flatMap(({ pieces }) => pieces)).subarray(before).toString()
-    const text = await this.waitFor(`the shell has run ${line}`, () => read().includes(mark) ? read() : undefined)
-    return text.slice(text.indexOf('\n') + 1, text.indexOf(mark)).replaceAll('\r\n', '\n')
+    const text = await this.waitFor(`the shell has run ${line}`, () => read().includes(end) ? read() : undefined)
+    return text.slice(text.indexOf('\n', text.indexOf(begin)) + 1, text.indexOf(end)).replaceAll(/\r+\n/g, '\n')
   }
 
   /** Looks each time something came. @throws AssertionError with the screen when it does not come true. */

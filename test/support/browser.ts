@@ -53,6 +53,11 @@ export class TestBrowser {
     return new TestBrowser(made.browser)
   }
 
+  /** All pages that are open. */
+  pages (): Page[] {
+    return this.#contexts.flatMap(context => context.pages())
+  }
+
   /** A page of a person of its own: it shares nothing with other pages. */
   async open (options: BrowserContextOptions = {}): Promise<Page> {
     const context = await this.#browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: 'reduce', ...options })

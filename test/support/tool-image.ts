@@ -7,7 +7,7 @@ import { findProgram } from '../../src/host/command.ts'
 import type { Teardown } from './test-daemon.ts'
 
 const programs = [
-  'bash', 'cat', 'chmod', 'cksum', 'date', 'dd', 'echo', 'env', 'false', 'head', 'id', 'ls', 'mkdir', 'mkfifo', 'mv', 'od', 'printf', 'rm', 'seq', 'sha256sum', 'sleep', 'stty',
+  'bash', 'cat', 'chmod', 'cksum', 'clear', 'date', 'dd', 'echo', 'env', 'false', 'head', 'id', 'ls', 'mkdir', 'mkfifo', 'mv', 'od', 'printf', 'rm', 'seq', 'sha256sum', 'sleep', 'stty',
   'tail', 'tr', 'true', 'tty', 'wc', 'yes', 'less', 'ps', 'tmux', 'top', 'tput', 'vim.tiny',
 ] as const
 
