@@ -45,10 +45,10 @@ for (const runtime of ['runsc', 'runc'] as const) {
   test(`a removal hangs up, kills who does not mind with its children, and leaves nothing (${runtime})`, async t => {
     const rig = await buildTerminalRig(t, runtime)
     const polite = await rig.create({ argv: ['sh', '-c', 'trap "echo bye; exit 0" HUP; while :; do sleep 0.05; done'] })
-    const stubborn = await rig.create({ argv: ['sh', '-c', 'trap "" HUP TERM; sh -c "trap \'\' HUP; sleep 4321" & sleep 4321'] })
+    const stubborn = await rig.create({ argv: ['sh', '-c', 'trap "" HUP TERM; sh -c "trap \'\' HUP; sleep 4321" & echo begun; sleep 4321'] })
     const { viewer, run } = rig.attach(polite.id)
-    const looking = rig.attach(stubborn.id)
-    await soon(async () => (await rig.inside(`${box} ps -o args`)).split('sleep 4321').length > 2, 'it runs')
+    const looking = rig.attach(stubborn.id, { since: 0 })
+    await soon(() => looking.viewer.output.includes('begun'), 'it runs')
     await Promise.all([rig.terminals.remove(rig.sandboxId, polite.id), rig.terminals.remove(rig.sandboxId, stubborn.id)])
     await Promise.all([run, looking.run])
     assert.match(viewer.output, /bye/)

@@ -1,9 +1,9 @@
 /** Why a terminal has ended, and how its program is ended inside. */
 import { mkdir, rm } from 'node:fs/promises'
-import { join } from 'node:path'
 import { signalName } from '../../host/command.ts'
 import type { ExecPlaces, OciRuntime } from '../../host/oci-runtime.ts'
 import { buildProcess, initMountPoint } from '../../host/oci-spec.ts'
+import { raceWithDelay } from '../../lib/race.ts'
 import type { TerminalEnd, TerminalEndReason } from '../../schemas/terminal.ts'
 import type { PtyEnd } from './server/pty-protocol.ts'
 
@@ -51,9 +51,13 @@ done 2> /dev/null`
  */
 export async function killSession (runtime: OciRuntime, places: ExecPlaces): Promise<void> {
   const session = await runtime.innerPid(places)
+  if (session !== undefined) await killInside(runtime, places, session)
   await runtime.signalExec(places, 'KILL', { isWaiting: false }).catch(() => { /* it never started, or has ended */ })
-  if (session === undefined) return
-  const killer: ExecPlaces = { ...places, execId: `${places.execId}-killer`, runDir: join(places.runDir, 'killer') }
+}
+
+async function killInside (runtime: OciRuntime, places: ExecPlaces, session: number): Promise<void> {
+  // The terminal's own directory may go as soon as its program is dead.
+  const killer: ExecPlaces = { ...places, execId: `${places.execId}-killer`, runDir: `${places.runDir}-killer` }
   const process = buildProcess({
     argv: [`${initMountPoint}/busybox`, 'sh', '-c', killAllOf, 'sh', String(session)],
     env: {},
@@ -67,10 +71,13 @@ export async function killSession (runtime: OciRuntime, places: ExecPlaces): Pro
     child.stdout.resume()
     child.stderr.resume()
     child.stdin.end()
-    await ended
+    // In a sandbox that is paused it does nothing before that goes on.
+    await raceWithDelay(killerDeadlineMs, [ended])
+    child.kill('SIGKILL')
   } catch { /* the sandbox has no room for the helper, or has ended */ } finally {
     await rm(killer.runDir, { recursive: true, force: true })
   }
 }
 
 const helperPids = 4096
+const killerDeadlineMs = 5000

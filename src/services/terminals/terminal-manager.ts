@@ -13,7 +13,7 @@ import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
 import type { HostPlaces } from '../sandboxes/sandbox-places.ts'
 import type { PtyHosts } from './pty-host-supervisor.ts'
 import type { PtyStatus } from './server/pty-protocol.ts'
-import { recordPath, SandboxTerminal, type SandboxOfTerminals } from './terminal.ts'
+import { recordPath, SandboxTerminal, type SandboxOfTerminals } from './sandbox-terminal.ts'
 import { readTerminalRecord, type TerminalRecord } from './terminal-record.ts'
 import type { AttachOptions, TerminalAttachment, Terminals, TerminalViewer } from './terminal-types.ts'
 
