@@ -213,7 +213,7 @@ test('run --json prints the records and then the end', async t => {
 test('what run cannot do is said before anything is created', async t => {
   const fake = await startFakeDaemon(t, {})
   for (const [argv, message] of [
-    [['-t', 'i', 'sh'], /terminals are not there yet/],
+    [['-t', 'i', 'sh'], /standard input is not a terminal/],
     [['-i', 'i', 'sh'], /berth exec -i/],
     [['-d', '--timeout', 'soon', 'i', 'sh'], /--timeout/],
     [['--memory', 'lots', 'i', 'sh'], /--memory: 'lots' is not a size/],
