@@ -17,6 +17,8 @@ export interface Principal {
 export interface TokenVerifier {
   /** The token's owner, or undefined for a token that is not known. Takes the same time for either. */
   verify: (token: string) => Principal | undefined
+  /** Whether the owner's token, by its id, is still good. */
+  isValid: (id: string) => boolean
 }
 
 export interface AuthenticationOptions {

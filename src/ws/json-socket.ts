@@ -6,6 +6,8 @@ import { closeCodeOf, messageNotTaken, normalClosure } from './close-codes.ts'
 export interface SocketLimits {
   /** A peer that takes nothing for this long while something waits for it is cut off, in milliseconds. */
   stallMs: number
+  /** How often it is looked whether the peer may stay, in milliseconds. */
+  admissionCheckMs: number
   /** Between two pings; a peer that answers neither of two, and takes nothing either, is gone. In milliseconds. */
   pingMs: number
   /** Sending waits while this much or more waits for the peer, in bytes. */
@@ -17,6 +19,7 @@ export interface SocketLimits {
 export const defaultSocketLimits: Readonly<SocketLimits> = Object.freeze({
   stallMs: 60_000,
   pingMs: 30_000,
+  admissionCheckMs: 1000,
   // A block of a log: more is no faster to one follower (what the kernel holds is enough), and costs as much for each of a thousand.
   bufferedBytes: 64 * 1024,
   farewellMs: 1000,
@@ -30,6 +33,8 @@ export interface JsonSocketOptions {
   over: AbortController
   /** Called once nothing of the connection is left. */
   onClosed: () => void
+  /** Whether what the peer came in with is still good; once it is not, it is sent away. Always when absent. */
+  mayStay?: (() => boolean) | undefined
   /**
    * What the peer sends, one after the other: while one is dealt with, nothing more is read from the connection. Rejecting closes it
    * at once, with the code of the error. Without it nothing is taken, and who sends is closed with 1003.
@@ -56,6 +61,7 @@ export class JsonSocket {
   /** The peer has taken something, or never will. */
   readonly #taken = new ChangeSignal()
   readonly #pings: NodeJS.Timeout
+  readonly #admissionChecks: NodeJS.Timeout | undefined
   #missedPings = 0
   /** What came while a message was dealt with: no more than was read at once. */
   #inbox: Message[] = []
@@ -83,11 +89,14 @@ export class JsonSocket {
     socket.once('close', () => {
       closing.removeEventListener('abort', stop)
       clearInterval(this.#pings)
+      clearInterval(this.#admissionChecks)
       clearTimeout(this.#farewell)
       this.#over.abort()
       onClosed()
     })
     this.#pings = setInterval(() => this.#ping(), limits.pingMs)
+    const { mayStay } = options
+    this.#admissionChecks = mayStay && setInterval(() => { if (!mayStay()) this.#leave(closeCodeOf(unwelcome), unwelcome.code) }, limits.admissionCheckMs)
     if (closing.aborted) stop()
     else closing.addEventListener('abort', stop, { once: true })
   }
@@ -198,4 +207,5 @@ export class JsonSocket {
 }
 
 const stopping = new BerthError('unavailable', 'host_stopping', 'the daemon is shutting down')
+const unwelcome = new BerthError('unauthenticated', 'token_ended', 'the token was revoked or has run out')
 const stalled = new BerthError('timed_out', 'follower_stalled', 'nothing was taken for too long')

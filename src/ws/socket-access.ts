@@ -14,6 +14,8 @@ export interface SocketAccess {
 
 /** What who came in may do there. */
 export interface Admission {
+  /** Whose token it was, or the one that made the ticket. */
+  tokenId: string
   /** More than to look. */
   mayWrite: boolean
 }
@@ -25,11 +27,14 @@ const bearerPrefix = 'bearer.'
 /** Demands a token whose scope has the route, or a ticket for just this. @throws BerthError unauthenticated or permission_denied. */
 export function admitSocket (request: FastifyRequest, wanted: TicketTarget, access: SocketAccess): Admission {
   const principal = access.isTrusted(request.raw.socket) ? root : findOwner(request, access)
-  if (!principal) return { mayWrite: redeem(request, wanted, access).role === 'write' }
+  if (!principal) {
+    const { tokenId, role } = redeem(request, wanted, access)
+    return { tokenId, mayWrite: role === 'write' }
+  }
   const { id } = request.params as { id?: string }
   checkScope(principal, { method: request.method, route: request.routeOptions.url, sandboxId: id })
   request.principal = principal
-  return { mayWrite: principal.scope === 'admin' || principal.scope === 'sandbox' }
+  return { tokenId: principal.id, mayWrite: principal.scope === 'admin' || principal.scope === 'sandbox' }
 }
 
 /** Whose token the request brings; undefined when it brings none. @throws BerthError where it is of nobody. */

@@ -63,14 +63,23 @@ export function addSocketRoute<Params, Query> (app: FastifyInstance, path: strin
   }, async (request, reply) => {
     const over = new AbortController()
     const query = request.query as Query
-    const talk = route.open(request.params as Params, query, { ...admissions.get(request)!, signal: over.signal })
+    const admission = admissions.get(request)!
+    const talk = route.open(request.params as Params, query, { ...admission, signal: over.signal })
     const accepted = acceptOr(() => {
       over.abort()
       talk.abandon?.()
     }, () => acceptors[deflates(query) ? 'deflating' : 'plain'].accept(request, upgrades))
     takeOver(reply)
     // The request counts as under way until its socket is closed.
-    const socket = new JsonSocket(accepted, { limits, closing, over, onClosed: () => reply.raw.emit('finish'), onMessage: talk.onMessage, log: request.log })
+    const socket = new JsonSocket(accepted, {
+      limits,
+      closing,
+      over,
+      mayStay: () => access.tokens.isValid(admission.tokenId),
+      onClosed: () => reply.raw.emit('finish'),
+      onMessage: talk.onMessage,
+      log: request.log,
+    })
     await talk.run(socket).then(() => socket.end(), error => socket.fail(error))
   })
 }

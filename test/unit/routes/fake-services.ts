@@ -237,6 +237,7 @@ export function makeServices () {
       },
       listOf: () => [{ id: `tok_${'a'.repeat(20)}`, name: 'token', createdAt: at }],
       revokeOne: (...args) => note('revokeOne', ...args),
+      isValid: () => true,
       verify: token => token === adminToken ? { id: 'tok_admin', scope: 'admin' } : token === readToken ? { id: 'tok_read', scope: 'read' } : undefined,
     },
     idempotency: makeIdempotency(),

@@ -7,7 +7,7 @@ import { BerthError } from '../../../src/errors.ts'
 import { defaultSocketLimits, JsonSocket, type JsonSocketOptions, type SocketLimits } from '../../../src/ws/json-socket.ts'
 
 /** One JsonSocket and its peer, over a real connection. */
-async function build (t: TestContext, limits: Partial<SocketLimits> = {}, clientOptions: ClientOptions = {}, onMessage?: JsonSocketOptions['onMessage']) {
+async function build (t: TestContext, limits: Partial<SocketLimits> = {}, clientOptions: ClientOptions = {}, onMessage?: JsonSocketOptions['onMessage'], mayStay?: () => boolean) {
   const server = new WebSocketServer({ host: '127.0.0.1', port: 0, maxPayload: 1024, autoPong: false })
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
@@ -25,6 +25,7 @@ async function build (t: TestContext, limits: Partial<SocketLimits> = {}, client
     over,
     onClosed: () => gone.resolve(),
     onMessage,
+    mayStay,
     log: { error: (_facts, message) => logged.push(message) },
   })
   if (peer.readyState !== peer.OPEN) await once(peer, 'open')
@@ -202,3 +203,11 @@ async function until (condition: () => boolean): Promise<void> {
 async function flood (socket: JsonSocket, count = 1000): Promise<void> {
   for (let n = 0; n < count; n++) await socket.send({ text: 'x'.repeat(100_000) })
 }
+
+test('a peer whose token has ended is sent away', async t => {
+  let isGood = true
+  const { closed, over } = await build(t, { admissionCheckMs: 5 }, {}, undefined, () => isGood)
+  isGood = false
+  assert.deepEqual(await closed, [4401, 'token_ended'])
+  assert.equal(over.signal.aborted, true)
+})

@@ -47,3 +47,18 @@ test('requests count as under way for as long as their socket is open, refused o
 async function until (condition: () => Promise<boolean>): Promise<void> {
   while (!await condition()) await new Promise(resolve => setTimeout(resolve, 10))
 }
+
+test('a socket ends with the token that it came in by, or that made its ticket', async t => {
+  const rig = await buildSocketRig(t)
+  rig.makeLog(rig.sandbox.id).write(['hello'])
+  const { id, token } = rig.tokens.create({ name: 'own', scope: 'sandbox', sandboxId: rig.sandbox.id })
+  const { ticket } = rig.tickets.create({ scope: 'logs', sandboxId: rig.sandbox.id, tokenId: id })
+  const sockets = [rig.open(rig.pathTo(), { headers: rig.bearer(token) }), rig.open(rig.pathTo(`?ticket=${ticket}`), { headers: {} })]
+  const staying = rig.open(rig.pathTo())
+  const closed = sockets.map(untilClosed)
+  await Promise.all([...sockets, staying].map(async socket => await once(socket, 'message')))
+  rig.tokens.revokeOne(rig.sandbox.id, id)
+  for (const { code, reason } of await Promise.all(closed)) assert.deepEqual([code, reason], [4401, 'token_ended'])
+  assert.equal(staying.readyState, staying.OPEN)
+  staying.terminate()
+})
