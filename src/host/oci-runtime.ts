@@ -12,7 +12,7 @@ import { RuntimeRefusal, startMonitored, type Monitored } from './conmon.ts'
 import type { OciProcess } from './oci-spec.ts'
 import { killProcess, readPidFile } from './process.ts'
 import { lastLoggedError, refusalError, saysAlive, saysCreated, saysEnded, saysUnknown } from './runtime-messages.ts'
-import { startPiped, type PipedProgram } from './spawn.ts'
+import { startPiped, type PipedOptions, type PipedProgram } from './spawn.ts'
 
 export type ContainerStatus = 'creating' | 'created' | 'running' | 'paused' | 'stopped'
 
@@ -33,6 +33,9 @@ export interface ExecPlaces {
   exitDir: string
   logPath: string
 }
+
+/** How a process is attached. */
+export type ExecOptions = Pick<PipedOptions, 'pipeBytes'>
 
 /** A process attached to this daemon by pipes. */
 export interface AttachedProcess {
@@ -111,7 +114,7 @@ export interface OciRuntime {
   /** Removes a container whose process has ended; one that the runtime does not know is fine. */
   delete (id: string): Promise<void>
   list (): Promise<string[]>
-  exec (places: ExecPlaces, process: OciProcess): Promise<AttachedProcess>
+  exec (places: ExecPlaces, process: OciProcess, options?: ExecOptions): Promise<AttachedProcess>
   execMonitored (places: ExecPlaces, process: OciProcess, signal?: AbortSignal): Promise<Monitored>
   /**
    * The command that runs a process at the terminal that is its own standard input and output: a client that goes on until the process has
@@ -235,9 +238,9 @@ export class CommandRuntime implements OciRuntime {
     return result.stdout.split('\n').filter(Boolean)
   }
 
-  async exec (places: ExecPlaces, process: OciProcess): Promise<AttachedProcess> {
+  async exec (places: ExecPlaces, process: OciProcess, { pipeBytes }: ExecOptions = {}): Promise<AttachedProcess> {
     const args = await this.#writeExec(places, process)
-    const child = startPiped(this.#options.path, { argv: [this.profile.name, ...args], env: cleanEnv, cwd: '/', isSessionLeader: false })
+    const child = startPiped(this.#options.path, { argv: [this.profile.name, ...args], env: cleanEnv, cwd: '/', isSessionLeader: false, pipeBytes })
     const classified = child.ended.then(({ exitCode, signalNumber }) => this.#classifyExecEnd(exitCode ?? 128 + (signalNumber ?? 0), errorLogPath(places)))
     return { child, ended: classified, hasStarted: () => hasStarted(this.#pidPath(places), classified) }
   }

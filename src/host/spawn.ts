@@ -2,7 +2,7 @@
 import { closeSync } from 'node:fs'
 import { Socket } from 'node:net'
 import type { Readable, Writable } from 'node:stream'
-import { makePipe, reapProcess, spawnProcess, type SpawnOptions } from './libc.ts'
+import { growPipe, makePipe, reapProcess, spawnProcess, type SpawnOptions } from './libc.ts'
 
 export interface ProgramEnd {
   /** undefined when a signal ended it, or when nobody knows. */
@@ -24,6 +24,11 @@ export interface PipedProgram extends Program {
   stdin: Writable
   stdout: Readable
   stderr: Readable
+}
+
+export interface PipedOptions extends Omit<SpawnOptions, 'stdio'> {
+  /** What the pipes at its standard input and output hold, where 64 KiB are too little to be quick. */
+  pipeBytes?: number | undefined
 }
 
 /** Children that have not been reaped: their pids cannot be given to anybody else. */
@@ -58,8 +63,9 @@ export function startProgram (path: string, options: SpawnOptions): Program {
  * Starts a program with real pipes. Node's own children get socket pairs, which differ where it hurts: gVisor shuts a socket
  * down when an exec fails to start, so its client dies by SIGPIPE before it says why, and /dev/stdout cannot be opened inside.
  */
-export function startPiped (path: string, options: Omit<SpawnOptions, 'stdio'>): PipedProgram {
+export function startPiped (path: string, { pipeBytes, ...options }: PipedOptions): PipedProgram {
   const [stdin, stdout, stderr] = [makePipe(), makePipe(), makePipe()]
+  if (pipeBytes !== undefined) for (const pipe of [stdin, stdout]) growPipe(pipe.writeFd, pipeBytes)
   const theirs = [stdin.readFd, stdout.writeFd, stderr.writeFd]
   try {
     const program = startProgram(path, { ...options, stdio: theirs })

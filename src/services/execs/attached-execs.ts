@@ -103,7 +103,7 @@ export class AttachedExecs {
       if (running.size === 0) this.#running.delete(sandbox.record.id)
     }
     try {
-      const { attached, kill, release } = await startPlaced(this.#places, sandbox, process, id)
+      const { attached, kill, release } = await startPlaced(this.#places, sandbox, process, { id })
       const ended = runAttached(attached, {
         stdin: Buffer.from(input.stdin ?? '', input.encoding ?? 'utf8'),
         timeoutMs: input.timeoutMs,

@@ -1,5 +1,5 @@
 import { mkdir, rm } from 'node:fs/promises'
-import type { AttachedProcess, ExecPlaces } from '../../host/oci-runtime.ts'
+import type { AttachedProcess, ExecOptions, ExecPlaces } from '../../host/oci-runtime.ts'
 import type { OciProcess } from '../../host/oci-spec.ts'
 import { randomId } from '../../lib/id.ts'
 import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
@@ -15,8 +15,13 @@ export interface PlacedExec {
   release: () => Promise<void>
 }
 
+export interface PlacedOptions extends ExecOptions {
+  id?: string
+}
+
 /** Starts one. What it throws has left nothing behind. */
-export async function startPlaced (hostPlaces: HostPlaces, sandbox: SandboxLifecycle, process: OciProcess, id = randomId('exe')): Promise<PlacedExec> {
+export async function startPlaced (hostPlaces: HostPlaces, sandbox: SandboxLifecycle, process: OciProcess, options: PlacedOptions = {}): Promise<PlacedExec> {
+  const { id = randomId('exe'), ...execOptions } = options
   const places: ExecPlaces = hostPlaces.exec(sandbox.record.id, id)
   const endActivity = sandbox.clock.beginActivity()
   const release = async () => {
@@ -25,7 +30,7 @@ export async function startPlaced (hostPlaces: HostPlaces, sandbox: SandboxLifec
   }
   try {
     await mkdir(places.runDir, { recursive: true })
-    const attached = await sandbox.runtime.exec(places, process)
+    const attached = await sandbox.runtime.exec(places, process, execOptions)
     return { id, attached, kill: () => sandbox.runtime.signalExec(places, 'KILL'), release }
   } catch (error) {
     await release()

@@ -36,6 +36,9 @@ const defaultStallMs = 60_000
 const defaultDeadlineMs = 30_000
 /** To write back what was written, and to put it in its place, may take long on a slow disk. */
 const commitMs = 300_000
+/** Pipes of the size that an unprivileged process may ask for too: each turn of the program moves more. */
+const pipeBytes = 1024 ** 2
+const bulkOperations: ReadonlySet<Argument> = new Set(['read', 'write', 'archive', 'extract'])
 /** What a search may take beyond the time that it is given. */
 const searchGraceMs = 5000
 
@@ -193,12 +196,13 @@ export class FileManager {
     const paths = [pathBytes(target), ...others].map(bytes => bytes.toString('base64'))
     const argv = [fileProgramPath, ...args.filter(argument => typeof argument === 'string'), '--base64', '--', ...paths]
     const [operation] = args
+    const isBulk = bulkOperations.has(operation)
     // Of the sandbox's own environment nothing is wanted, and its working directory need not be there.
     const { sandbox, process } = await prepareExec(this.#options, sandboxId, { argv, cwd: '/', user, hasCleanEnv: true })
     options.signal.throwIfAborted()
     const release = this.#take(sandboxId)
     try {
-      const placed = await startPlaced(this.#options.places, sandbox, process)
+      const placed = await startPlaced(this.#options.places, sandbox, process, isBulk ? { pipeBytes } : {})
       const run: FileRun = new FileRun(placed, {
         ...options,
         onEnded: ({ exitCode, stderr }) => {
