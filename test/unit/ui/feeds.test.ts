@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { ApiClient, ApiError } from '../../../src/ui/api/api-client.ts'
+import type { ApiError } from '../../../src/ui/api/api-client.ts'
+import { ApiClient } from '../../../src/ui/api/api-client.ts'
 import { EventFeed } from '../../../src/ui/api/event-feed.ts'
 import { followLog } from '../../../src/ui/api/log-feed.ts'
 
