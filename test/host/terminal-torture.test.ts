@@ -151,7 +151,7 @@ test('terminals under torture', async t => {
     const whole = Buffer.from(`${seq(1, lines)}\x1b[31mlast`)
     assert.equal(output.endOffset, whole.length)
     assert.ok(output.oldestOffset > 0)
-    for (const since of [0, output.oldestOffset - 1, output.oldestOffset, output.endOffset - 7, output.endOffset]) {
+    for (const since of [0, output.oldestOffset - 1, output.oldestOffset, output.endOffset - 4, output.endOffset]) {
       const viewer = AttachClient.open(daemon, terminal, { since })
       t.after(async () => viewer.cut())
       await viewer.closed

@@ -27,7 +27,7 @@ const meanings: Readonly<Record<FileProblem, Meaning>> = Object.freeze({
   unknown_owner: { kind: 'invalid_argument', message: 'the sandbox has no such user or group; name one of its own, or give numbers' },
   invalid_pattern: { kind: 'invalid_argument', message: 'the pattern is not valid', isExplained: true },
   invalid_archive: { kind: 'invalid_argument', message: 'the body is not a tar archive that can be unpacked there', isExplained: true },
-  incomplete: { kind: 'invalid_argument', message: 'the body ended before it was complete; nothing was changed' },
+  incomplete: { kind: 'invalid_argument', message: 'the body ended before it was complete: a file was not changed, of an archive what was whole is there' },
   limit_reached: { kind: 'exhausted', message: 'a limit inside the sandbox is reached; try again when less goes on there', isExplained: true },
   failed: { kind: 'conflict', message: 'it did not work in the sandbox', isExplained: true },
 })
