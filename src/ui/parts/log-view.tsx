@@ -58,9 +58,9 @@ export function LogView ({ path, query = {}, fileName }: LogViewProps) {
     }
   }, [client, key])
 
-  void version.value
   const wanted = search.value.toLowerCase()
-  const lines = wanted === '' ? buffer.lines : buffer.lines.filter(({ text }) => text.toLowerCase().includes(wanted))
+  // The buffer's own list grows in place; a part that is given the same list as before is not drawn again.
+  const lines = useMemo(() => buffer.lines.filter(({ text }) => wanted === '' || text.toLowerCase().includes(wanted)), [buffer, version.value, wanted])
   const words = { connecting: 'Connecting…', live: 'Live', waiting: 'Connection lost — reconnecting', ended: ending.value === '' ? 'Complete' : `Complete: ${ending.value}` }
   return (
     <section class='log' aria-label='Log'>
