@@ -26,7 +26,8 @@ export function FileBrowser ({ sandbox }: { sandbox: Sandbox }) {
   const input = useRef<HTMLInputElement>(null)
   const here: FilePlace = { path: place.value.query.get('path') ?? sandbox.workingDir, isBase64: place.value.query.get('encoding') === 'base64' }
   const base = `/v1/sandboxes/${sandbox.id}/files`
-  const list = useResource(`${sandbox.id} ${sandbox.status} ${here.path}`, async () => await client.list<FileEntry>(`${base}/list`, placeQuery(here), mostEntries))
+  const isRunning = sandbox.status === 'running'
+  const list = useResource(`${sandbox.id} ${sandbox.status} ${here.path}`, async () => isRunning ? await client.list<FileEntry>(`${base}/list`, placeQuery(here), mostEntries) : [])
   const entries = list.value.value
   const linkTo = ({ path, isBase64 }: FilePlace) => formatPlace(['sandboxes', sandbox.id, 'files'], isBase64 ? { path, encoding: 'base64' } : { path })
 
@@ -56,7 +57,7 @@ export function FileBrowser ({ sandbox }: { sandbox: Sandbox }) {
     void upload([...event.dataTransfer?.files ?? []])
   }
 
-  if (sandbox.status !== 'running') {
+  if (!isRunning) {
     return <Empty icon='folder' title='Files can be seen while the sandbox runs'><p>It is {sandbox.status}.</p></Empty>
   }
   const steps = pathSteps(here)
