@@ -47,6 +47,10 @@ const packageHomes: readonly { packages: readonly string[], parts: readonly stri
   { packages: ['fastify', '@fastify/'], parts: ['app', 'routes', 'ws'] },
   { packages: ['ws'], parts: ['ws', 'cli'] },
   { packages: ['node:sqlite'], parts: ['services'] },
+  { packages: ['tar'], parts: ['cli'] },
+  { packages: ['preact', '@preact/', '@xterm/xterm', '@xterm/addon-fit', '@xterm/addon-search', '@xterm/addon-web-links'], parts: ['ui'] },
+  { packages: ['@xterm/headless'], parts: ['services'] },
+  { packages: ['@xterm/addon-serialize'], parts: ['services', 'ui'] },
   { packages: ['@grpc/'], parts: ['worker'] },
 ]
 
@@ -56,7 +60,7 @@ const vagueNames = /^(index|utils?|helpers?|common|misc)$|-(utils?|helpers?)$/
 /** The part of src that a file belongs to: its folder, or its own name at the top. */
 export function partOf (path: string): string {
   const [first = ''] = path.replace(/^src\//, '').split('/')
-  return first.replace(/\.ts$/, '')
+  return first.replace(/\.tsx?$/, '')
 }
 
 /** Everything a file imports or exports from, dynamic and type imports too. */
@@ -102,7 +106,7 @@ export function violationsOf (file: SourceFile): string[] {
   if (readsEnvironment(file) && file.path !== 'src/main.ts') violations.push(`${file.path} reads process.env: only src/main.ts may`)
   const lineCount = file.text.trimEnd().split('\n').length
   if (lineCount > maximumLines) violations.push(`${file.path} has ${lineCount} lines: ${maximumLines} is the most, 300 the aim`)
-  const stem = posix.basename(file.path).replace(/\.d?\.?ts$/, '')
+  const stem = posix.basename(file.path).replace(/\.d?\.?tsx?$/, '')
   if (vagueNames.test(stem)) violations.push(`${file.path} has a name that says nothing: name it after what it exports`)
   return violations
 }

@@ -23,6 +23,7 @@ const shellScripts = ['bin/berth', 'bin/node24', '.ci/run', ...readdirSync(join(
 /** Longest first: they run two at a time. */
 export const checks: readonly Check[] = [
   { name: 'style and promises (eslint)', argv: [process.execPath, bin('eslint/bin/eslint.js'), '--max-warnings', '0', '.'] },
+  { name: 'types of the console (tsc)', argv: [process.execPath, bin('typescript/bin/tsc'), '-p', 'src/ui'] },
   { name: 'types (tsc)', argv: [process.execPath, bin('typescript/bin/tsc'), '-p', '.'] },
   { name: 'OpenAPI rules (redocly)', argv: [process.execPath, bin('@redocly/cli/bin/cli.js'), 'lint', 'openapi/openapi.json'] },
   { name: 'OpenAPI is what the routes say', argv: [process.execPath, 'scripts/openapi.ts', '--check'] },

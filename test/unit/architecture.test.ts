@@ -7,7 +7,7 @@ import { importsOf, treeViolations, violationsOf } from '../../scripts/architect
 const repo = join(import.meta.dirname, '../..')
 
 test('the sources keep to the import table, the packages\' homes and the naming rules', () => {
-  const paths = globSync('src/**/*.ts', { cwd: repo })
+  const paths = globSync('src/**/*.{ts,tsx}', { cwd: repo })
   assert.ok(paths.length > 10, 'the sources are found')
   assert.deepEqual(treeViolations(paths.map((path) => ({ path, text: readFileSync(join(repo, path), 'utf8') }))), [])
 })

@@ -148,7 +148,7 @@ test('a start that fails leaves neither a record nor a terminal', async t => {
 
 test('at most 64 run, and of those that have ended 32 are kept', async t => {
   const { create, hosts, ids, terminals, places } = build(t)
-  const created = []
+  const created: string[] = []
   for (let count = 0; count < 64; count++) created.push((await create()).id)
   await assert.rejects(create(), { kind: 'exhausted', code: 'too_many_terminals' })
   for (const id of created) hosts.end(id)
