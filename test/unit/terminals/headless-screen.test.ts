@@ -69,7 +69,7 @@ test('the thread follows files, keeps screens at their beginnings, and survives 
     keeper.advance(id, writer.offset)
   }
   append('one\r\n\x1b[?2004h')
-  assert.equal((await keeper.screen(id, writer.offset)).data, 'one\x1b[1B\x1b[3D\x1b[?2004h')
+  assert.equal((await keeper.screen(id, writer.offset)).data, 'one\x1b[1B\x1b[3D\x1b[?2004h\x1b[2;1H')
   keeper.resize(id, writer.offset, 40, 10)
   append('two')
   const second = await keeper.screen(id, writer.offset)
@@ -78,7 +78,7 @@ test('the thread follows files, keeps screens at their beginnings, and survives 
   append(`${'x'.repeat(38)}\r\n`.repeat(300_000))
   append('\x1b[2J\x1b[Hthree')
   const third = await keeper.screen(id, writer.offset)
-  assert.ok(third.data.includes('three') && third.data.endsWith('\x1b[?2004h'))
+  assert.ok(third.data.includes('three') && third.data.includes('\x1b[?2004h'))
   for (let round = 0; writer.offset < 1.2 * windowBytes; round++) {
     append(`${round} ${'y'.repeat(60_000)}\r\n`)
     if (round % 5 === 0) await keeper.screen(id, writer.offset)

@@ -128,7 +128,7 @@ export class ScreenFollower {
     const path = screenPath(this.#dir, offset)
     const temporary = `${path}.tmp`
     try {
-      writeFileSync(temporary, JSON.stringify(this.#screen.at(offset)), { mode: 0o600 })
+      writeFileSync(temporary, JSON.stringify(this.#screen.atExactly(offset)), { mode: 0o600 })
       renameSync(temporary, path)
       const segments = segmentOffsets(readNames(this.#dir))
       // Whoever removes the oldest output has not seen this one.
