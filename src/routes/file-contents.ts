@@ -1,11 +1,14 @@
 /** The bytes of files in a sandbox: out, whole or in part, and in. Whatever they are, a browser gets them as bytes to keep, not as a page to show. */
+import type { OutgoingHttpHeaders } from 'node:http'
+import type { Socket } from 'node:net'
 import { Type, type FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { BerthError } from '../errors.ts'
+import { isSpliceable } from '../host/splice.ts'
 import { ref } from '../schemas/components.ts'
 import { FileEntry, FileMode } from '../schemas/file.ts'
 import { pattern } from '../schemas/wire.ts'
-import type { FileTarget } from '../services/files/file-requests.ts'
+import type { FileContent, FileTarget } from '../services/files/file-requests.ts'
 import { isKnown, isRangeCurrent, parseRange, type ByteRange } from './byte-range.ts'
 import { FileParams, targetFields, targetOf } from './file-target.ts'
 import type { FileRouteOptions } from './files.ts'
@@ -97,7 +100,7 @@ export const fileContentRoutes: FastifyPluginAsyncTypebox<FileRouteOptions> = as
     const target = targetOf(request.params, request.query)
     const signal = clientSignal(reply, attached.closing)
     const range = await wantedRange(request, target, signal)
-    const { entry, first, lengthBytes, body } = await files.read(target, { range, signal })
+    const { entry, first, lengthBytes, body, sendTo } = await files.read(target, { range, signal })
     describe(reply, entry)
     if (isKnown(request.headers, etagOf(entry))) {
       body.destroy()
@@ -105,8 +108,10 @@ export const fileContentRoutes: FastifyPluginAsyncTypebox<FileRouteOptions> = as
     }
     if (lengthBytes !== undefined) reply.header('content-length', String(lengthBytes))
     if (range && lengthBytes !== undefined) reply.code(206).header('content-range', `bytes ${first}-${first + lengthBytes - 1}/${entry.sizeBytes}`)
+    reply.header('content-type', 'application/octet-stream')
+    if (sendTo && isSpliceable(reply.raw.socket)) return await sendSpliced(reply, reply.raw.socket, sendTo)
     cutOffStalled(reply.raw, stallMs)
-    return reply.header('content-type', 'application/octet-stream').send(body)
+    return reply.send(body)
   })
 
   app.head('/sandboxes/:id/files', {
@@ -149,6 +154,7 @@ export const fileContentRoutes: FastifyPluginAsyncTypebox<FileRouteOptions> = as
   }, async (request, reply) => {
     const { mode, owner, parents, overwrite } = request.query
     refuseCoding(request, ['identity'])
+    const isSpliced = isSpliceable(request.raw.socket)
     const { entry, isNew } = await files.write(targetOf(request.params, request.query), {
       mode,
       owner,
@@ -156,9 +162,12 @@ export const fileContentRoutes: FastifyPluginAsyncTypebox<FileRouteOptions> = as
       overwrite,
       sizeBytes: announcedBytes(request),
       source: request.raw,
+      request: isSpliced ? request.raw : undefined,
       onReady: () => giveLeave(request, reply),
       signal: clientSignal(reply, attached.closing),
     })
+    // Node has not read all of it, and would wait for the rest.
+    if (!request.raw.complete) reply.header('connection', 'close')
     return reply.code(isNew ? 201 : 200).send(entry)
   })
 
@@ -168,6 +177,25 @@ export const fileContentRoutes: FastifyPluginAsyncTypebox<FileRouteOptions> = as
     if (!range || typeof ifRange !== 'string') return range
     const entry = await files.stat(target, { follow: true, signal })
     return isRangeCurrent(ifRange, { etag: etagOf(entry), modifiedAt: new Date(entry.modifiedAt) }) ? range : undefined
+  }
+}
+
+/** The head by Node, the body past it; the connection serves the next request as after any answer. */
+async function sendSpliced (reply: FastifyReply, socket: Socket, sendTo: NonNullable<FileContent['sendTo']>): Promise<void> {
+  const { raw } = reply
+  reply.hijack()
+  raw.writeHead(reply.statusCode, reply.getHeaders() as OutgoingHttpHeaders)
+  try {
+    await sendTo(socket, held => new Promise(resolve => {
+      raw.flushHeaders()
+      if (held.length > 0) raw.write(held)
+      // Behind all that was written before.
+      socket.write(Buffer.alloc(0), () => resolve())
+    }))
+    raw.end()
+  } catch (error) {
+    reply.log.debug({ err: error }, 'a file was not sent whole')
+    socket.destroy()
   }
 }
 

@@ -5,7 +5,7 @@ import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
-import { buildNative } from '../../scripts/build-native.ts'
+import { buildProgram } from '../../scripts/build-native.ts'
 import type { FileHeader } from '../../src/services/files/file-protocol.ts'
 
 export interface Answer {
@@ -40,7 +40,7 @@ export function frame (bytes: Buffer | string, { isCut = false, pieceBytes = 655
 
 /** A directory, and the program to work in it. Set FILES_SANITIZED to run the build that ends at the first fault of memory. */
 export function fileProgram (t: TestContext) {
-  const { path: built } = buildNative({ quiet: true, isSanitized: process.env['FILES_SANITIZED'] !== undefined })
+  const { path: built } = buildProgram('files', { quiet: true, isSanitized: process.env['FILES_SANITIZED'] !== undefined })
   const base = mkdtempSync(join(tmpdir(), 'files-'))
   t.after(() => rmSync(base, { recursive: true, force: true }))
   chmodSync(base, 0o755)

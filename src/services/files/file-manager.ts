@@ -12,7 +12,7 @@ import { fileProgramPath } from './file-protocol.ts'
 import type { FileBytes, FileContent, FileInput, FileRange, FileSearch, FileTarget, FileWriteOptions } from './file-requests.ts'
 import { FileRun, type SuccessHeader } from './file-run.ts'
 import { bytesOf, changesOf } from './file-streams.ts'
-import { feedFrames } from './frame-feed.ts'
+import { feedFrames, spliceFrames } from './frame-feed.ts'
 
 export interface FileManagerOptions extends ExecPreparationParts {
   places: HostPlaces
@@ -38,6 +38,8 @@ const defaultDeadlineMs = 30_000
 const commitMs = 300_000
 /** Pipes of the size that an unprivileged process may ask for too: each turn of the program moves more. */
 const pipeBytes = 1024 ** 2
+/** From here on it pays to have another process move the bytes. */
+const splicedBytes = 4 * 1024 ** 2
 const bulkOperations: ReadonlySet<Argument> = new Set(['read', 'write', 'archive', 'extract'])
 /** What a search may take beyond the time that it is given. */
 const searchGraceMs = 5000
@@ -92,7 +94,10 @@ export class FileManager {
       const header = await run.header()
       const entry = entryOf(header)
       const { lengthBytes, first = 0 } = header
-      return { entry, first, lengthBytes, body: bytesOf(run, lengthBytes) }
+      const content = { entry, first, lengthBytes, body: bytesOf(run, lengthBytes) }
+      if (lengthBytes === undefined || lengthBytes < splicedBytes) return content
+      const sendTo: FileContent['sendTo'] = (sink, begin) => using(run, () => run.sendTo(sink, { bytes: lengthBytes, stallMs: this.#stallMs, begin }))
+      return { ...content, sendTo }
     })
   }
 
@@ -102,7 +107,7 @@ export class FileManager {
     const header = await this.#feed(target, [
       'write', mode !== undefined && `--mode=${mode}`, owner !== undefined && `--owner=${owner}`, parents && '--parents', !overwrite && '--no-replace',
       sizeBytes !== undefined && `--size=${sizeBytes}`,
-    ], options)
+    ], options, sizeBytes)
     return { entry: entryOf(header), isNew: header.isNew ?? false }
   }
 
@@ -175,20 +180,25 @@ export class FileManager {
   }
 
   /** Bytes in, one line in answer. */
-  async #feed (target: FileTarget, args: Argument[], input: FileInput): Promise<SuccessHeader> {
+  async #feed (target: FileTarget, args: Argument[], input: FileInput, bytes?: number): Promise<SuccessHeader> {
     const run = await this.#start(target, args, { signal: input.signal, silenceMs: this.#deadlineMs })
     return await using(run, async () => {
       const { isReady } = await run.header()
       if (!isReady) throw brokenAnswer('did not wait for what it shall write')
-      input.onReady?.()
       run.allowSilence(undefined)
       // A refusal may come at any time, such as when the disk is full.
       const answer = run.header()
       answer.catch(() => {})
-      await Promise.race([answer, feedFrames(input.source, run.stdin, this.#stallMs)])
+      await Promise.race([answer, this.#feedBody(run, input, bytes)])
       run.allowSilence(commitMs)
       return await answer
     })
+  }
+
+  async #feedBody (run: FileRun, { source, request, onReady = () => {} }: FileInput, bytes = 0): Promise<void> {
+    if (request && bytes >= splicedBytes) return await spliceFrames(request, run, { bytes, stallMs: this.#stallMs, onHeld: onReady })
+    onReady()
+    await feedFrames(source, run.stdin, this.#stallMs)
   }
 
   async #start (target: FileTarget, args: Argument[], options: CallOptions, others: Buffer[] = []): Promise<FileRun> {

@@ -53,3 +53,16 @@ function printable (text: string): string {
 export function brokenAnswer (what: string): BerthError {
   return new BerthError('unavailable', 'file_program_failed', `the program that works on files inside the sandbox ${what}; something in the sandbox may have interfered, try again`)
 }
+
+/** Nothing came from the program for so long. */
+export function programSilent (silenceMs: number): BerthError {
+  return new BerthError('timed_out', 'file_program_silent', `nothing came from the sandbox, or was taken there, for ${Math.round(silenceMs / 1000)} s; it may be paused, or too busy: try again`)
+}
+
+export function bodyStalled (): BerthError {
+  return new BerthError('timed_out', 'request_too_slow', 'the body stood still for too long; nothing was changed')
+}
+
+export function clientGone (cause?: Error): BerthError {
+  return new BerthError('cancelled', 'client_gone', 'the client went away before its body was complete; nothing was changed', { cause })
+}

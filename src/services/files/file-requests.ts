@@ -1,4 +1,6 @@
 /** What is asked of the files of a sandbox, and what comes out as bytes. */
+import type { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { FileEntry } from '../../schemas/file.ts'
 
@@ -27,11 +29,18 @@ export interface FileContent extends FileBytes {
   first: number
   /** undefined where nobody knows before the end, as for files of /proc. */
   lengthBytes: number | undefined
+  /**
+   * In the place of `body`, for what is long: sends all of it to a connection, inside the kernel. `begin` writes what was read already, and
+   * resolves when it has left this process. Rejects where not all of it is there: the connection is then to be broken off.
+   */
+  sendTo?: (sink: Socket, begin: (held: Buffer) => Promise<void>) => Promise<void>
 }
 
 /** How bytes go in. */
 export interface FileInput {
   source: Readable
+  /** The same as the request whose body it is, where that may pass through the kernel alone. Its connection serves no other request afterwards. */
+  request?: IncomingMessage | undefined
   /** Called when nothing speaks against them: before that nothing is read. */
   onReady?: () => void
   signal: AbortSignal

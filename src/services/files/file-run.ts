@@ -1,8 +1,9 @@
-import { BerthError } from '../../errors.ts'
+import type { Socket } from 'node:net'
+import { holdReading, startSplice, type SpliceOptions, type SpliceOutcome } from '../../host/splice.ts'
 import { raceWithDelay } from '../../lib/race.ts'
 import type { PlacedExec } from '../execs/placed-exec.ts'
 import { parseHeader, parseLine } from './file-answers.ts'
-import { brokenAnswer, problemError } from './file-problems.ts'
+import { bodyStalled, brokenAnswer, clientGone, problemError, programSilent } from './file-problems.ts'
 import type { FileHeader } from './file-protocol.ts'
 
 /** Longest line that the program writes; a name of 255 bytes and a path of 4 KiB fit many times, in base64 too. */
@@ -43,6 +44,7 @@ export class FileRun {
   #waitingSinceMs: number | undefined
   #watch: NodeJS.Timeout | undefined
   #closed: Promise<void> | undefined
+  #killSplice: (() => void) | undefined
 
   constructor (placed: PlacedExec, options: FileRunOptions) {
     this.#placed = placed
@@ -125,6 +127,49 @@ export class FileRun {
     return header
   }
 
+  /**
+   * Sends what comes next of its output to a connection, inside the kernel; resolves when all of it is there, and the program has ended well.
+   *
+   * @param begin writes what was read already, and resolves when it has left this process.
+   * @throws BerthError why not all of it is there.
+   */
+  async sendTo (sink: Socket, options: { bytes: number, stallMs: number, begin: (held: Buffer) => Promise<void> }): Promise<void> {
+    const { child } = this.#placed.attached
+    const { bytes, stallMs, begin } = options
+    const held = Buffer.concat([...this.#rest ? [this.#rest] : [], ...holdReading(child.stdout as Socket)]).subarray(0, bytes)
+    this.#rest = undefined
+    await begin(held)
+    const outcome = await this.#splice({ source: child.stdout as Socket, sink, bytes: bytes - held.length, isFramed: false, stallMs })
+    if (outcome === 'source_stalled') throw programSilent(stallMs)
+    if (outcome.startsWith('sink')) throw clientGone()
+    if (outcome !== 'done') throw brokenAnswer('ended before all of the file had come; it may have been cut meanwhile')
+    const exitCode = await this.#ended
+    this.#throwFailure()
+    if (exitCode !== 0) throw brokenAnswer('ended before it was done')
+  }
+
+  /**
+   * Takes its framed input from a connection, inside the kernel, all but the last frame.
+   *
+   * @throws BerthError why not all of it came. Where the program takes no more, its answer says why.
+   */
+  async takeFrom (source: Socket, options: { bytes: number, stallMs: number }): Promise<void> {
+    const outcome = await this.#splice({ source, sink: this.stdin as Socket, isFramed: true, ...options })
+    if (outcome === 'source_stalled') throw bodyStalled()
+    if (outcome === 'sink_stalled') throw programSilent(options.stallMs)
+    if (outcome === 'source_ended' || outcome === 'failed') throw clientGone()
+  }
+
+  async #splice (options: SpliceOptions): Promise<SpliceOutcome> {
+    this.#throwFailure()
+    const splice = startSplice(options)
+    this.#killSplice = splice.kill
+    const outcome = await splice.ended
+    this.#killSplice = undefined
+    this.#throwFailure()
+    return outcome
+  }
+
   /** Waits until the program has ended by itself, and well. */
   async end (): Promise<void> {
     while (await this.read()) { /* what it says beyond what was asked is nobody's */ }
@@ -142,6 +187,7 @@ export class FileRun {
     clearInterval(this.#watch)
     this.#options.signal.removeEventListener('abort', this.#onAbort)
     const { child } = this.#placed.attached
+    this.#killSplice?.()
     // The end of its input, and a pipe that nobody reads, are how it learns that nobody waits.
     child.stdin.destroy()
     child.stdout.destroy()
@@ -172,15 +218,11 @@ export class FileRun {
     if (this.#waitingSinceMs === undefined) return
     const waitedMs = performance.now() - this.#waitingSinceMs
     if (this.#hasEnded && waitedMs > drainMs) this.#placed.attached.child.stdout.destroy()
-    else if (this.#silenceMs !== undefined && waitedMs > this.#silenceMs) this.#fail(silent(this.#silenceMs))
+    else if (this.#silenceMs !== undefined && waitedMs > this.#silenceMs) this.#fail(programSilent(this.#silenceMs))
   }
 
   async #lost (): Promise<unknown> {
     await raceWithDelay(killMs, [this.#ended])
     return this.#failure ?? brokenAnswer('ended before it had answered')
   }
-}
-
-function silent (silenceMs: number): BerthError {
-  return new BerthError('timed_out', 'file_program_silent', `nothing came from the sandbox for ${Math.round(silenceMs / 1000)} s; it may be paused, or too busy: try again`)
 }

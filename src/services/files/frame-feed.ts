@@ -1,6 +1,10 @@
+import type { IncomingMessage } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
 import { BerthError } from '../../errors.ts'
+import { holdBody } from '../../host/splice.ts'
+import { bodyStalled, clientGone, programSilent } from './file-problems.ts'
 import { maxFrameBytes } from './file-protocol.ts'
+import type { FileRun } from './file-run.ts'
 
 /** So much waits for the program at most, beside one chunk; the rest waits where it comes from. */
 const heldBytes = 512 * 1024
@@ -18,7 +22,7 @@ const endFrame = Buffer.alloc(lengthBytes)
 export async function feedFrames (source: Readable, input: Writable, stallMs: number): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   let isFull = false
-  const timer = setTimeout(() => reject(isFull ? programStalls() : sourceStalls()), stallMs)
+  const timer = setTimeout(() => reject(isFull ? programSilent(stallMs) : bodyStalled()), stallMs)
   const onData = (chunk: Buffer) => {
     timer.refresh()
     writeFrames(input, chunk)
@@ -57,6 +61,30 @@ export async function feedFrames (source: Readable, input: Writable, stallMs: nu
   }
 }
 
+/**
+ * As feedFrames, for a request whose body has this length: what Node has not read of it yet passes through the kernel alone. Its connection
+ * serves no other request afterwards.
+ *
+ * @param onHeld called when Node reads no more of it.
+ * @throws BerthError as feedFrames.
+ */
+export async function spliceFrames (request: IncomingMessage, run: FileRun, options: { bytes: number, stallMs: number, onHeld: () => void }): Promise<void> {
+  const { bytes, stallMs, onHeld } = options
+  const held = Buffer.concat(holdBody(request)).subarray(0, bytes)
+  onHeld()
+  await new Promise<void>(resolve => {
+    run.stdin.once('close', resolve)
+    writeFrames(run.stdin, held)
+    // Behind all that was written before.
+    run.stdin.write(Buffer.alloc(0), () => resolve())
+  })
+  if (bytes > held.length) await run.takeFrom(request.socket, { bytes: bytes - held.length, stallMs })
+  await new Promise<void>(resolve => {
+    run.stdin.once('close', resolve)
+    run.stdin.end(endFrame, resolve)
+  })
+}
+
 function writeFrames (input: Writable, chunk: Buffer): void {
   for (let start = 0; start < chunk.length; start += maxFrameBytes) {
     const piece = chunk.subarray(start, start + maxFrameBytes)
@@ -67,18 +95,6 @@ function writeFrames (input: Writable, chunk: Buffer): void {
     input.write(piece)
     input.uncork()
   }
-}
-
-function sourceStalls (): BerthError {
-  return new BerthError('timed_out', 'request_too_slow', 'the body stood still for too long; nothing was changed')
-}
-
-function programStalls (): BerthError {
-  return new BerthError('timed_out', 'file_program_silent', 'the sandbox took nothing of the body for too long; it may be paused, or too busy: try again')
-}
-
-function clientGone (cause?: Error): BerthError {
-  return new BerthError('cancelled', 'client_gone', 'the client went away before its body was complete; nothing was changed', { cause })
 }
 
 function notCompressed (cause: Error): BerthError {
