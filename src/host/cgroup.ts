@@ -168,6 +168,7 @@ export class CgroupManager {
     if (last !== undefined) {
       const others = async () => (await this.processes(id)).filter(pid => pid !== last)
       for (const pid of await others()) killProcess(pid)
+      await this.#thaw(id)
       await pollUntil(async () => (await others()).length === 0, othersEndMs)
     }
     for (let round = 0; round < maxKillRounds; round++) {
@@ -175,9 +176,21 @@ export class CgroupManager {
       if (pids.length === 0) return
       if (this.version === 2) await writeFile(join(this.#dir('memory', id), 'cgroup.kill'), '1').catch(() => {})
       for (const pid of pids) killProcess(pid)
+      await this.#thaw(id)
       await delay(Math.min(2 ** round, 50))
     }
     throw new Error('processes are left in a cgroup after SIGKILL')
+  }
+
+  /**
+   * Has processes that stand still take what they were sent. runc pauses by the freezer, and in version 1 not even SIGKILL ends
+   * what is frozen there (freezer-subsystem.rst); version 2 ends it.
+   */
+  async #thaw (id: string): Promise<void> {
+    if (this.version === 2) return
+    const files = this.#layout.others.map(mount => join(mount, this.parent, id, 'freezer.state'))
+    // No file is made: only one of these hierarchies is the freezer's, and the group is there only where runc made it.
+    await Promise.all(files.map(file => writeFile(file, 'THAWED', { flag: 'r+' }).catch(() => {})))
   }
 
   /** Removes the group with what is in it; one that is gone is fine. */

@@ -10,7 +10,7 @@ import { pollUntil } from '../lib/poll.ts'
 import { cleanEnv, runCommand, signalName, type CommandResult } from './command.ts'
 import { RuntimeRefusal, startMonitored, type Monitored } from './conmon.ts'
 import type { OciProcess } from './oci-spec.ts'
-import { killProcess, readPidFile } from './process.ts'
+import { findProcess, killProcess, readPidFile } from './process.ts'
 import { lastLoggedError, refusalError, saysAlive, saysCreated, saysEnded, saysUnknown } from './runtime-messages.ts'
 import { startPiped, type PipedOptions, type PipedProgram } from './spawn.ts'
 
@@ -229,8 +229,16 @@ export class CommandRuntime implements OciRuntime {
   async delete (id: string): Promise<void> {
     let result = await this.#run(['delete', id])
     // Where the monitor is gone too, a dead process counts as running until the host's init has reaped it.
-    if (saysAlive(result)) await pollUntil(async () => !saysAlive(result = await this.#run(['delete', id])), reapedWithinMs)
+    if (saysAlive(result)) await pollUntil(async () => !saysAlive(result = await this.#run(['delete', ...await this.#forceWhereDead(id), id])), reapedWithinMs)
     if (result.exitCode !== 0 && !saysUnknown(result.stderr)) throw this.#failure('delete', result)
+  }
+
+  /** runsc looks whether a container lives unless it was paused: one that was killed then counts as paused until it is told otherwise. */
+  async #forceWhereDead (id: string): Promise<string[]> {
+    const { exitCode, stdout } = await this.#run(['state', id])
+    if (exitCode !== 0) return []
+    const { status, pid } = JSON.parse(stdout) as { status: ContainerStatus, pid: number }
+    return status === 'paused' && findProcess(pid) === undefined ? ['--force'] : []
   }
 
   async list (): Promise<string[]> {

@@ -1,6 +1,8 @@
 /** A sandbox's life over REST, on the real runtime. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import type { Sandbox, SandboxCreate } from '../../src/schemas/sandbox.ts'
+import { runtimePid } from '../support/host-surgery.ts'
 import { TestDaemon } from '../support/test-daemon.ts'
 
 test('a sandbox runs its program and says how it ended', async t => {
@@ -34,6 +36,36 @@ test('a sandbox goes through every verb, and execs run in it', async t => {
   assert.ok((await daemon.sandbox(id)).deletedAt)
   assert.deepEqual(await daemon.leftovers().then(left => left.filter(line => line.includes(id))), [])
 })
+
+for (const runtime of ['runsc', 'runc'] as const) {
+  test(`what is paused can be ended in every way, and is gone then (${runtime})`, async t => {
+    const daemon = await TestDaemon.start(t)
+    const pause = async (input: Partial<SandboxCreate> = {}) => {
+      const { id } = await daemon.create({ runtime, ...input })
+      const { body } = await daemon.request<Sandbox>('POST', `/v1/sandboxes/${id}/pause`)
+      assert.equal(body.status, 'paused')
+      return id
+    }
+    const [forced, asked, busy, killed, kept, reclaimed] = await Promise.all([pause(), pause(), pause({ entrypoint: ['sleep', '1000'] }), pause(), pause(), pause()])
+    for (const [id, body] of [[forced, { force: true }], [asked, { graceMs: 2000 }]] as const) {
+      const stopped = await daemon.request<Sandbox>('POST', `/v1/sandboxes/${id}/stop`, body)
+      assert.deepEqual([stopped.body.status, stopped.body.end?.reason], ['stopped', 'requested'], stopped.text)
+      const started = await daemon.request<Sandbox>('POST', `/v1/sandboxes/${id}/start`)
+      assert.equal(started.body.status, 'running', started.text)
+    }
+    await daemon.remove(busy)
+    process.kill(await runtimePid(daemon, killed), 'SIGKILL')
+    // A frozen process dies when it is thawed: runc's stays as it is until it is ended here.
+    if (runtime === 'runsc') await daemon.wait(killed)
+    await daemon.remove(killed)
+    await daemon.restart('SIGKILL')
+    assert.equal((await daemon.sandbox(kept)).status, 'paused')
+    await daemon.remove(kept)
+    for (const id of [busy, killed, kept]) assert.deepEqual((await daemon.leftovers()).filter(line => line.includes(id)), [])
+    await daemon.end('SIGKILL')
+    assert.equal(await daemon.reclaim(), 0, `with ${reclaimed} as it was`)
+  })
+}
 
 test('kill -9 of the daemon loses nothing', async t => {
   const daemon = await TestDaemon.start(t)
