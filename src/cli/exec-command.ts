@@ -36,7 +36,7 @@ const interruptSignals: SignalName[] = ['SIGINT', 'SIGTERM', 'SIGKILL']
 export function addExecCommand (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
   const command = program.command('exec').summary('run a command in a running sandbox, and end with its exit code')
     .description('Runs a command in a running sandbox and ends with its exit code. With -it it has a terminal, which Ctrl-P Ctrl-Q leaves running: see berth attach.')
-    .argument('<ID>', 'id or the unique beginning of one').argument('[COMMAND...]', 'program and arguments; with -t the login shell where there is none')
+    .argument('<ID>', 'id or the unique beginning of one').argument('[COMMAND...]', 'program and arguments; with -t the user\'s shell where there is none')
     .option('-e, --env <NAME=VALUE>', 'set a variable; NAME alone takes its value from here', gather)
     .option('--env-file <FILE>', 'read variables from a file', gather)
     .option('-w, --workdir <DIR>', 'directory to start in')

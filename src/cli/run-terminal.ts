@@ -21,7 +21,7 @@ export interface RunTerminalFlags extends SandboxFlags, AttachFlags {
 const idleCommand = ['/.berth/idle', '-P']
 
 /**
- * `berth run -t`: a sandbox that idles, and the command at a terminal in it; without a command the image's own, else the login shell.
+ * `berth run -t`: a sandbox that idles, and the command at a terminal in it; without a command the image's own, else the user's shell.
  *
  * @throws BerthError invalid_argument `usage`.
  */

@@ -51,7 +51,7 @@ export function addTerminalCommands (program: Command, shell: Shell, act: (work:
     .option('-q, --quiet', 'ids only')
     .option('--json', 'print a JSON array')
     .action((id: string, flags: ListFlags) => act(list(shell, id, flags)))
-  terminal.command('new').alias('create').summary('open a terminal and print its id').description('Opens a terminal without attaching to it, and prints its id. Without a command it has the login shell.')
+  terminal.command('new').alias('create').summary('open a terminal and print its id').description('Opens a terminal without attaching to it, and prints its id. Without a command it is the shell of the user.')
     .argument('<ID>', idHelp).argument('[COMMAND...]', 'program and arguments')
     .option('--name <NAME>', 'what to call it')
     .option('-e, --env <NAME=VALUE>', 'set a variable; NAME alone takes its value from here', gather)

@@ -9,7 +9,7 @@ export function formatTerminals (terminals: Terminal[], now = Date.now()): strin
   return formatTable(['TERMINAL ID', 'NAME', 'COMMAND', 'SIZE', 'CREATED', 'STATUS', 'VIEWERS'], terminals.map(terminal => [
     terminal.id,
     terminal.name === undefined ? '-' : shorten(terminal.name, commandWidth),
-    terminal.argv ? JSON.stringify(shorten(terminal.argv.join(' '), commandWidth)) : 'login shell',
+    terminal.argv ? JSON.stringify(shorten(terminal.argv.join(' '), commandWidth)) : 'shell',
     `${terminal.cols}x${terminal.rows}`,
     `${describeSpan(now - Date.parse(terminal.createdAt))} ago`,
     describeTerminalStatus(terminal, now),

@@ -10,7 +10,7 @@ const Rows = Type.Integer({ minimum: 1, maximum: 1000, description: 'Height, in 
 const Name = Type.String({ minLength: 1, maxLength: 128, pattern: noNul, description: 'What people call it' })
 
 export const TerminalCreate = Type.Object({
-  argv: Type.Optional({ ...Argv, description: 'Program and arguments; no shell is involved. Without it the user\'s login shell, or the first of bash and sh that there is' }),
+  argv: Type.Optional({ ...Argv, description: 'Program and arguments; no shell is involved. Without it the shell that /etc/passwd gives the user, or the first of bash and sh that there is; interactive, not a login shell' }),
   env: Type.Optional({ ...Env, description: 'Beside those of the sandbox, and TERM=xterm-256color' }),
   cwd: Type.Optional(AbsolutePath),
   user: Type.Optional(User),
@@ -49,7 +49,7 @@ export const Terminal = Type.Object({
   sandboxId: SandboxId,
   status: TerminalStatus,
   name: Type.Optional(Type.String()),
-  argv: Type.Optional(Type.Array(Type.String(), { description: 'Absent: the login shell' })),
+  argv: Type.Optional(Type.Array(Type.String(), { description: 'Absent: the shell of the user' })),
   cwd: Type.String(),
   user: Type.String(),
   cols: Type.Integer(),

@@ -9,7 +9,7 @@ export interface TerminalRecord {
   sandboxId: string
   status: TerminalStatus
   name?: string
-  /** Absent: the login shell. */
+  /** Absent: the user's shell. */
   argv?: string[]
   cwd: string
   user: string

@@ -92,7 +92,7 @@ export function TerminalPanel ({ sandbox, terminalId }: { sandbox: Sandbox, term
 }
 
 function nameOf ({ name, argv }: Terminal): string {
-  return name ?? (argv === undefined ? 'Login shell' : formatCommandLine(argv))
+  return name ?? (argv === undefined ? 'Shell' : formatCommandLine(argv))
 }
 
 function TerminalDialog ({ onClose, onCreate }: { onClose: () => void, onCreate: (input: Partial<TerminalCreate>) => Promise<boolean> }) {
@@ -111,7 +111,7 @@ function TerminalDialog ({ onClose, onCreate }: { onClose: () => void, onCreate:
   return (
     <Dialog title='Open a terminal' onClose={onClose}>
       <form onSubmit={event => void submit(event)}>
-        <TextField label='Command' value={command} hasFocus placeholder='login shell' />
+        <TextField label='Command' value={command} hasFocus placeholder='shell' />
         <div class='field-row halves'>
           <TextField label='User' value={user} placeholder="the sandbox's own" />
           <TextField label='Directory' value={cwd} placeholder="the sandbox's own" />

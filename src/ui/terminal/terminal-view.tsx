@@ -71,7 +71,7 @@ export function TerminalView ({ sandboxId, terminalId, role, onDelete }: Termina
   }, [])
   useEffect(() => connection.retryNow(), [feed.generation.value])
 
-  const name = useComputed(() => title.value || connection.terminal.value?.name || connection.terminal.value?.argv?.[0] || 'Login shell')
+  const name = useComputed(() => title.value || connection.terminal.value?.name || connection.terminal.value?.argv?.[0] || 'Shell')
   const state = connection.state.value
   const toggleReader = () => {
     isReaderMode.value = !isReaderMode.value
