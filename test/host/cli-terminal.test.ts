@@ -60,7 +60,7 @@ test('exec -it has job control, Ctrl-C, sizes and an exit code, and leaves nothi
   assert.deepEqual(await terminals(), [])
 })
 
-test('without a command it is the user's shell, and a program that is not there ends with 127', async t => {
+test('without a command it is the shell of the user, and a program that is not there ends with 127', async t => {
   const here = await person(t)
   const ended = here.begin(`berth exec -it ${id}`)
   await here.sees(/[$#] /)
