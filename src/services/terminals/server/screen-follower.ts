@@ -66,9 +66,12 @@ export class ScreenFollower {
     await this.#reach(offset, () => this.#keep(offset))
   }
 
+  /** Once what was asked of it before is done: a screen that is kept of the end must not be one of before. */
   close (): void {
-    this.#isClosed = true
-    void this.#enqueue(async () => this.#screen.dispose())
+    void this.#enqueue(async () => {
+      this.#isClosed = true
+      this.#screen.dispose()
+    })
   }
 
   async #reach<T> (offset: number, act: () => T): Promise<T> {
