@@ -4,5 +4,5 @@ import { buildConsole } from './build-console.ts'
 import { buildNative } from './build-native.ts'
 
 const { values } = parseArgs({ options: { quiet: { type: 'boolean', default: false } } })
-await buildNative(values)
+buildNative(values)
 await buildConsole(values)

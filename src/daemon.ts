@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import { buildApp, defaultLimits } from './app.ts'
 import type { Config } from './config.ts'
+import { proveSandbox } from './daemon/prove-sandbox.ts'
 import { wireImages } from './daemon/wire-images.ts'
 import { wireTasks, type WiredTasks } from './daemon/wire-tasks.ts'
 import { wireTerminals } from './daemon/wire-terminals.ts'
@@ -287,8 +288,24 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const gatewayDoor = new GatewayDoor({ ...door, isWelcome: address => network.manager.mayReachApi(address) })
   const app = buildApp({
     services: {
-      tasks: tasks.manager, sandboxes, usages: new UsageReader({ cgroups, sandboxes }), execs, terminals, files,
-      images, decisions, ports, network, tickets, logSources, logs, events, host, tokens, idempotency, metrics: metrics.registry,
+      tasks: tasks.manager,
+      sandboxes,
+      usages: new UsageReader({ cgroups, sandboxes }),
+      execs,
+      terminals,
+      files,
+      images,
+      decisions,
+      ports,
+      network,
+      tickets,
+      logSources,
+      logs,
+      events,
+      host,
+      tokens,
+      idempotency,
+      metrics: metrics.registry,
     },
     logger,
     version,
@@ -331,16 +348,6 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
 function idleDaemon (config: Config): Daemon {
   const nothing = async () => { throw new Error('this daemon has ended') }
   return { url: '', socketPath: config.socketPath, tokenPath: '', selfTest: nothing, close: async () => {} }
-}
-
-async function proveSandbox (sandboxes: SandboxManager, execs: ExecManager): Promise<{ ok: boolean, detail: string, durationMs: number }> {
-  const startedMs = performance.now()
-  const { id } = await sandboxes.create({ image: 'berth/base' })
-  const { exitCode, stdout } = await execs.run(id, { argv: ['sh', '-c', 'uname -r; dmesg | head -n 1'] })
-  await sandboxes.remove(id, { force: true })
-  const [kernel = '', firstMessage = ''] = stdout.trim().split('\n')
-  const ok = exitCode === 0 && /gVisor/i.test(firstMessage)
-  return { ok, detail: `kernel ${kernel}: ${firstMessage.replace(/^\[[^\]]*\]\s*/, '')}`, durationMs: performance.now() - startedMs }
 }
 
 /** Records are the truth: a disk too full for an event must not keep a sandbox from being stopped. */

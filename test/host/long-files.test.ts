@@ -26,7 +26,7 @@ test('long files', { timeout: 120_000 }, async t => {
   for (const [door, options] of doors) {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 })
     t.after(() => agent.destroy())
-    const ask = async (method: string, asked: string, headers: Record<string, string> = {}, body?: Buffer): Promise<{ response: IncomingMessage, bytes: Buffer, port: number | undefined }> => {
+    const ask = async (method: string, asked: string, headers: Record<string, string> = {}, body?: Buffer) => {
       const request = httpRequest({ ...options, agent, method, path: asked, headers: { ...options.headers as Record<string, string>, ...headers } })
       if (headers['expect'] !== undefined) {
         request.flushHeaders()
