@@ -37,6 +37,12 @@ export interface ExecPlaces {
 /** How a process is attached. */
 export type ExecOptions = Pick<PipedOptions, 'pipeBytes'>
 
+/** How large a terminal is, in characters. */
+export interface TerminalMeasure {
+  cols: number
+  rows: number
+}
+
 /** A process attached to this daemon by pipes. */
 export interface AttachedProcess {
   child: Pick<PipedProgram, 'stdin' | 'stdout' | 'stderr' | 'kill'>
@@ -118,9 +124,9 @@ export interface OciRuntime {
   execMonitored (places: ExecPlaces, process: OciProcess, signal?: AbortSignal): Promise<Monitored>
   /**
    * The command that runs a process at the terminal that is its own standard input and output: a client that goes on until the process has
-   * ended, exits as it did, and passes a new size on. The process is told that it has a terminal.
+   * ended, exits as it did, and passes a new size on. The process is told that it has a terminal, and has it in this size from its start.
    */
-  terminalArgv (places: ExecPlaces, process: OciProcess): Promise<string[]>
+  terminalArgv (places: ExecPlaces, process: OciProcess, size: TerminalMeasure): Promise<string[]>
   /**
    * Waits until the process at a terminal has started, or its client has ended, with this exit code.
    *
@@ -253,8 +259,9 @@ export class CommandRuntime implements OciRuntime {
     return { child, ended: classified, hasStarted: () => hasStarted(this.#pidPath(places), classified) }
   }
 
-  async terminalArgv (places: ExecPlaces, process: OciProcess): Promise<string[]> {
-    return [this.#options.path, ...await this.#writeExec(places, { ...process, terminal: true })]
+  async terminalArgv (places: ExecPlaces, process: OciProcess, { cols, rows }: TerminalMeasure): Promise<string[]> {
+    // runc passes the size of its own terminal on only after the process has started.
+    return [this.#options.path, ...await this.#writeExec(places, { ...process, terminal: true, consoleSize: { height: rows, width: cols } })]
   }
 
   async terminalStarted (places: ExecPlaces, ended: Promise<number>): Promise<void> {

@@ -11,6 +11,8 @@ export interface OciUser {
 
 export interface OciProcess {
   terminal: boolean
+  /** Of its terminal, in characters. */
+  consoleSize?: { height: number, width: number }
   user: { uid: number, gid: number, additionalGids: number[], umask: number }
   args: string[]
   env: string[]

@@ -104,7 +104,7 @@ export class SandboxTerminal {
     await Promise.all([places.dir, places.runDir].map(dir => mkdir(dir, { recursive: true, mode: 0o700 })))
     await this.#save()
     try {
-      const argv = await sandbox.runtime.terminalArgv(places, process)
+      const argv = await sandbox.runtime.terminalArgv(places, process, { cols, rows })
       await hosts.create(id, { argv, dir: places.dir, cols, rows, windowBytes })
       await sandbox.runtime.terminalStarted(places, this.#ending.promise.then(({ end }) => {
         if (!end) throw ptyHostUnavailable()
