@@ -308,8 +308,9 @@ export class SandboxTerminal {
     const how = classifyTerminalEnd({ at: new Date().toISOString(), end, ending, hasHostRestarted, hasSandboxEnded: isEnding() })
     this.#output.settle(end)
     Object.assign(this.#record, { status: 'ended', end: how })
-    await this.#save()
+    // Whoever can see that it has ended is refused input.
     this.#close()
+    await this.#save()
     await hosts.forget(this.id)
     await rm(places.runDir, { recursive: true, force: true })
     this.#output.feed.changed.notify()
