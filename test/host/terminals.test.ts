@@ -1,15 +1,16 @@
 /** Terminals of a real daemon beside the life of their sandbox. */
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { after, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { EventPage } from '../../src/schemas/event.ts'
 import type { TerminalPage } from '../../src/schemas/terminal.ts'
 import { AttachClient, createTerminal, readTerminal, untilEnded } from '../support/attach-client.ts'
 import { TestDaemon } from '../support/test-daemon.ts'
 
 const shell = ['sh', '-i']
+const daemon = await TestDaemon.start({ after })
 
 test('terminals end with their sandbox, which shells do not hold up, and are read for as long as it is there', async t => {
-  const daemon = await TestDaemon.start(t)
   const sandbox = await daemon.create()
   const terminal = await createTerminal(daemon, sandbox.id, { argv: shell })
   const client = await AttachClient.attach(t, daemon, terminal)
@@ -40,7 +41,6 @@ test('terminals end with their sandbox, which shells do not hold up, and are rea
 })
 
 test('a sandbox that is asked to end by itself takes its terminals along', async t => {
-  const daemon = await TestDaemon.start(t)
   const sandbox = await daemon.create({ entrypoint: ['sh', '-c', 'while [ ! -e /workspace/end ]; do sleep 0.1; done'] })
   const terminal = await createTerminal(daemon, sandbox.id, { argv: shell })
   const client = await AttachClient.attach(t, daemon, terminal)
@@ -50,7 +50,6 @@ test('a sandbox that is asked to end by itself takes its terminals along', async
 })
 
 test('kill -9 of the daemon while a terminal writes: whoever comes back has every byte once', { timeout: 60_000 }, async t => {
-  const daemon = await TestDaemon.start(t)
   const { id } = await daemon.create()
   const terminal = await createTerminal(daemon, id, { argv: ['sh', '-c', 'i=0; while [ $i -lt 60 ]; do seq $((i * 300 + 1)) $((i * 300 + 300)); i=$((i + 1)); sleep 0.05; done; exit 6'] })
   let output = ''
@@ -69,8 +68,7 @@ test('kill -9 of the daemon while a terminal writes: whoever comes back has ever
   assert.equal(output, Array.from({ length: 18_000 }, (_value, index) => `${index + 1}\r\n`).join(''))
 })
 
-test('a terminal that was asked for with a key is the same when asked for again by a client of the next daemon', async t => {
-  const daemon = await TestDaemon.start(t)
+test('a terminal that was asked for with a key is the same when asked for again by a client of the next daemon', async () => {
   const { id } = await daemon.create()
   const ask = () => daemon.request<{ id: string }>('POST', `/v1/sandboxes/${id}/terminals`, { argv: shell }, { 'idempotency-key': 'once' })
   const first = await ask()
@@ -79,4 +77,16 @@ test('a terminal that was asked for with a key is the same when asked for again 
   assert.equal(second.body.id, first.body.id)
   const page = await daemon.request<TerminalPage>('GET', `/v1/sandboxes/${id}/terminals`)
   assert.equal(page.body.items.length, 1)
+})
+
+test('a sandbox is not idle while somebody looks at one of its terminals, and ends once nobody does', { timeout: 60_000 }, async t => {
+  const idleTimeoutMs = 3000
+  const { id } = await daemon.create({ idleTimeoutMs })
+  const terminal = await createTerminal(daemon, id, { argv: shell })
+  const viewer = await AttachClient.attach(t, daemon, terminal, { role: 'read' })
+  await delay(2 * idleTimeoutMs)
+  assert.equal((await daemon.sandbox(id)).status, 'running')
+  await viewer.close()
+  assert.equal((await daemon.wait(id, 40_000)).end?.reason, 'idle')
+  assert.equal((await untilEnded(daemon, terminal)).end?.reason, 'sandbox_ended')
 })
