@@ -1,6 +1,7 @@
 /** Programs of the host at pseudo-terminals. */
 import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import type { SocketConstructorOpts } from 'node:net'
 import { ReadStream } from 'node:tty'
 import { BerthError } from '../errors.ts'
 import { cleanEnv, findProgram } from './command.ts'
@@ -25,10 +26,9 @@ const terminalType = 'xterm-256color'
 const fullReadBytes = 4095
 // Other terminals wait for so much.
 const maxReadOnBytes = 64 * 1024
-const slabBytes = 256 * 1024
-/** What is left of a buffer that the output of all terminals is read into, one piece behind the other. */
-let slab = Buffer.alloc(0)
-const drainChunkBytes = 64 * 1024
+const chunkBytes = 64 * 1024
+/** What the output of all terminals is read into, one chunk after the other: a buffer of its own for each costs more than all else that is done with it. */
+const lent = Buffer.allocUnsafeSlow(chunkBytes)
 // The kernel holds less than 100 KiB for a reader; a program left behind that writes on and on must not keep its terminal from ending.
 const maxDrainBytes = 1024 * 1024
 
@@ -37,7 +37,7 @@ export interface PtyOptions {
   argv: readonly string[]
   cols: number
   rows: number
-  /** The chunk is the receiver's. */
+  /** The chunk is lent: what comes next is read into its place. */
   onOutput: (chunk: Buffer) => void
   /** After all output of the program. */
   onEnd: (end: ProgramEnd) => void
@@ -76,11 +76,14 @@ export class Pty {
     this.#fd = fd
     this.#identity = findProcess(pid) ?? { pid, startTicks: '' }
     this.#slaveFd = orEnd(fd, this.#identity, () => openSync(pty, constants.O_RDWR | constants.O_NOCTTY))
-    this.#stream = new ReadStream(fd)
-    this.#stream.on('data', (chunk: Buffer) => {
-      onOutput(chunk)
-      if (chunk.length >= fullReadBytes) this.#readOn(onOutput)
-    })
+    const take = (bytes: number) => {
+      onOutput(lent.subarray(0, bytes))
+      if (bytes >= fullReadBytes) this.#readOn(onOutput)
+      return true
+    }
+    // Node passes options of sockets on, and its types do not know it (lib/tty.js).
+    this.#stream = new (ReadStream as unknown as new (fd: number, options: SocketConstructorOpts) => ReadStream)(fd, { onread: { buffer: lent, callback: take } })
+    this.#stream.resume()
     this.#isOpen = true
     // The program's end is told by its exit.
     this.#stream.on('error', () => {})
@@ -116,21 +119,18 @@ export class Pty {
   /** Reads what came meanwhile: it costs half of what it does to have the event loop find it. */
   #readOn (onOutput: (chunk: Buffer) => void): void {
     for (let bytes = fullReadBytes, left = maxReadOnBytes; bytes >= fullReadBytes && left > 0; left -= bytes) {
-      if (slab.length < fullReadBytes + 1) slab = Buffer.allocUnsafeSlow(slabBytes)
-      bytes = readNow(this.#fd, slab)
-      if (bytes > 0) onOutput(slab.subarray(0, bytes))
-      slab = slab.subarray(bytes)
+      bytes = readNow(this.#fd, lent)
+      if (bytes > 0) onOutput(lent.subarray(0, bytes))
     }
   }
 
   /** Reads what is there; EAGAIN says that there is no more, for the kernel first moves on all that was written. */
   #drain (onOutput: (chunk: Buffer) => void): void {
     for (let drained = 0; drained < maxDrainBytes;) {
-      const chunk = Buffer.allocUnsafe(drainChunkBytes)
-      const bytes = readNow(this.#fd, chunk)
+      const bytes = readNow(this.#fd, lent)
       if (bytes === 0) return
       drained += bytes
-      onOutput(chunk.subarray(0, bytes))
+      onOutput(lent.subarray(0, bytes))
     }
   }
 

@@ -18,6 +18,8 @@ interface Call {
 // Every answer comes within milliseconds; a host that has no time to run anything is not taken for dead.
 const answerTimeoutMs = 20_000
 
+const readBytes = 256 * 1024
+
 /** One connection to a pty-host. Requests and input are handled in the order in which they were sent. */
 export class PtyHostClient {
   /** Resolves when the connection is gone, whoever ended it. Never rejects. */
@@ -26,38 +28,41 @@ export class PtyHostClient {
   readonly #calls = new Map<number, Call>()
   #lastId = 0
 
-  private constructor (socket: Socket, options: PtyHostClientOptions) {
+  private constructor (socket: Socket, closed: Promise<void>) {
     this.#socket = socket
+    this.closed = closed.then(() => {
+      for (const id of [...this.#calls.keys()]) this.#take(id)?.reject(ptyHostUnavailable())
+    })
+  }
+
+  /** Throws an Error with `code` where nobody listens. */
+  static async connect ({ socketPath, onFrame }: PtyHostClientOptions): Promise<PtyHostClient> {
     const reader = new FrameReader()
-    socket.on('data', chunk => {
+    let client: PtyHostClient | undefined
+    const take = (chunk: Buffer) => {
       try {
-        for (const frame of reader.push(chunk as Buffer)) {
-          if (frame.kind === frameKinds.answer) this.#settle(decodeJson(frame) as PtyAnswer)
-          else options.onFrame(frame)
+        for (const frame of reader.push(chunk)) {
+          if (frame.kind !== frameKinds.answer) onFrame(frame)
+          else if (client) client.#settle(decodeJson(frame) as PtyAnswer)
         }
       } catch (error) {
         // Nothing behind it can be understood.
         socket.destroy(error as Error)
       }
-    })
-    // Why it ended is told by `close`, too.
-    socket.on('error', () => {})
-    this.closed = new Promise(resolve => {
-      socket.once('close', () => {
-        for (const id of [...this.#calls.keys()]) this.#take(id)?.reject(ptyHostUnavailable())
-        resolve()
-      })
-    })
-  }
-
-  /** Throws an Error with `code` where nobody listens. */
-  static async connect (options: PtyHostClientOptions): Promise<PtyHostClient> {
-    const socket = connect(options.socketPath)
+      return true
+    }
+    // A buffer of its own for each read would have memory collected many times a second while a terminal is flooded.
+    const buffer = Buffer.allocUnsafeSlow(readBytes)
+    const socket = connect({ path: socketPath, onread: { buffer, callback: bytes => take(buffer.subarray(0, bytes)) } })
+    const closed = new Promise<void>(resolve => { socket.once('close', () => resolve()) })
     await new Promise<void>((resolve, reject) => {
       socket.once('connect', resolve)
       socket.once('error', reject)
     })
-    return new PtyHostClient(socket, options)
+    // Why it ends is told by `close`, too.
+    socket.on('error', () => {})
+    client = new PtyHostClient(socket, closed)
+    return client
   }
 
   /**

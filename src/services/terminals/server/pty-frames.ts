@@ -99,7 +99,7 @@ export class FrameReader {
     this.#maxBytes = maxBytes
   }
 
-  /** All frames that this chunk completes. @throws BerthError `invalid_frame` when it is not of this protocol; the connection is of no use any more */
+  /** All frames that this chunk completes; the chunk may be written over afterwards. @throws BerthError `invalid_frame` when it is not of this protocol; the connection is of no use any more */
   push (chunk: Buffer): PtyFrame[] {
     const frames: PtyFrame[] = []
     let position = 0
@@ -112,11 +112,6 @@ export class FrameReader {
         this.#checkHeader()
       }
       const size = this.#payloadBytes()
-      if (!this.#payload && chunk.length - position >= size) {
-        frames.push(this.#finish(chunk.subarray(position, position + size)))
-        position += size
-        continue
-      }
       this.#payload ??= Buffer.allocUnsafe(size)
       const copied = chunk.copy(this.#payload, this.#payloadFill, position)
       this.#payloadFill += copied

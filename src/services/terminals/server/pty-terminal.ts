@@ -22,8 +22,10 @@ export interface PtyTerminalOptions {
   onEnded: (end: PtyEnd) => void
 }
 
-// One turn of the event loop reads no more than 32 chunks of 4 KiB.
-const maxHeldBytes = 256 * 1024
+const holdBytes = 128 * 1024
+/** Buffers that were only filled a little, for the next that has output: an idle terminal has none. */
+const spares: Buffer[] = []
+const maxSpares = 8
 
 /**
  * One program at a pseudo-terminal, with its files:
@@ -39,7 +41,7 @@ export class PtyTerminal {
   readonly #pty: Pty
   readonly #ended = Promise.withResolvers<void>()
   #size: { cols: number, rows: number }
-  #held: Buffer[] = []
+  #held: Buffer | undefined
   #heldBytes = 0
   #flush: NodeJS.Immediate | undefined
   #end: PtyEnd | undefined
@@ -104,18 +106,22 @@ export class PtyTerminal {
 
   /** What one turn of the event loop reads is written at its end, at once. */
   #hold (chunk: Buffer): void {
-    this.#held.push(chunk)
-    this.#heldBytes += chunk.length
-    if (this.#heldBytes >= maxHeldBytes) this.#passOn()
-    else this.#flush ??= setImmediate(() => this.#passOn())
+    if (this.#heldBytes + chunk.length > holdBytes) this.#passOn()
+    this.#held ??= spares.pop() ?? Buffer.allocUnsafeSlow(holdBytes)
+    this.#heldBytes += chunk.copy(this.#held, this.#heldBytes)
+    this.#flush ??= setImmediate(() => this.#passOn())
   }
 
   #passOn (): void {
     clearImmediate(this.#flush)
     this.#flush = undefined
-    if (this.#heldBytes === 0) return
-    const bytes = this.#held.length === 1 && this.#held[0] ? this.#held[0] : Buffer.concat(this.#held, this.#heldBytes)
-    this.#held = []
+    if (!this.#held) return
+    const held = this.#held.subarray(0, this.#heldBytes)
+    // Whoever is sent it may keep it: much is given away, a little is copied out.
+    const isLittle = held.length < holdBytes / 8
+    const bytes = isLittle ? Buffer.from(held) : held
+    if (isLittle && spares.length < maxSpares) spares.push(this.#held)
+    this.#held = undefined
     this.#heldBytes = 0
     const { offset } = this.#writer
     this.#writer.append(bytes)
