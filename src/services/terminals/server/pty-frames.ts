@@ -99,7 +99,11 @@ export class FrameReader {
     this.#maxBytes = maxBytes
   }
 
-  /** All frames that this chunk completes; the chunk may be written over afterwards. @throws BerthError `invalid_frame` when it is not of this protocol; the connection is of no use any more */
+  /**
+   * All frames that this chunk completes; the chunk may be written over afterwards.
+   *
+   * @throws BerthError `invalid_frame` when it is not of this protocol; the connection is of no use any more.
+   */
   push (chunk: Buffer): PtyFrame[] {
     const frames: PtyFrame[] = []
     let position = 0
