@@ -38,12 +38,11 @@ export class PtyHostClient {
   /** Throws an Error with `code` where nobody listens. */
   static async connect ({ socketPath, onFrame }: PtyHostClientOptions): Promise<PtyHostClient> {
     const reader = new FrameReader()
-    let client: PtyHostClient | undefined
     const take = (chunk: Buffer) => {
       try {
         for (const frame of reader.push(chunk)) {
           if (frame.kind !== frameKinds.answer) onFrame(frame)
-          else if (client) client.#settle(decodeJson(frame) as PtyAnswer)
+          else client.#settle(decodeJson(frame) as PtyAnswer)
         }
       } catch (error) {
         // Nothing behind it can be understood.
@@ -61,7 +60,8 @@ export class PtyHostClient {
     })
     // Why it ends is told by `close`, too.
     socket.on('error', () => {})
-    client = new PtyHostClient(socket, closed)
+    // Nothing is answered before it is asked.
+    const client = new PtyHostClient(socket, closed)
     return client
   }
 
