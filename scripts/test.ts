@@ -4,7 +4,7 @@
  * The last line is `N passed, N failed`.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmdirSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmdirSync } from 'node:fs'
 import { join, relative, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { repo, runChecks, type CheckResult } from './checks.ts'
@@ -43,6 +43,8 @@ const checkResults: CheckResult[] = isNarrowed ? [] : await runChecks(printCheck
 
 // One directory for every temporary file of the run: whatever is left in it, or names it, was left by a test.
 const tempDir = mkdtempSync('/tmp/berth-test-')
+// Some run programs as other users, who get at what they know by name.
+chmodSync(tempDir, 0o711)
 process.env.TMPDIR = tempDir
 const host = rememberHost(tempDir)
 
