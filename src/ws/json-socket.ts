@@ -109,9 +109,10 @@ export class JsonSocket {
     await this.#send(Buffer.isBuffer(message) ? message : JSON.stringify(message), false)
   }
 
-  /** Sends bytes as they are, in one binary frame; they must not change before they are taken. Resolves as `send` does. */
+  /** Sends bytes as they are, in one binary frame. Resolves once all of them have left, and may be written over, or there is no use in it. Never rejects. */
   async sendBytes (bytes: Buffer): Promise<void> {
     await this.#send(bytes, true)
+    await this.#whileBuffered(1)
   }
 
   /** Closes in good order: all that was sent is taken before. */

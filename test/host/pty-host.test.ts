@@ -17,7 +17,7 @@ const seqBytes = 1_488_895
 async function keptText (reader: OutputReader): Promise<string> {
   const parts: Buffer[] = []
   for (let offset = await reader.oldest(); ;) {
-    const part = await reader.read(offset, 300_000)
+    const part = await reader.read(offset, Buffer.alloc(300_000))
     if (!part) return Buffer.concat(parts).toString('latin1')
     assert.equal(part.kind, 'bytes')
     if (part.kind === 'bytes') parts.push(part.bytes)
@@ -203,7 +203,7 @@ test('no more output is kept than was asked for, in files of a quarter, with scr
   const reader = rig.reader(id)
   const oldest = await reader.oldest()
   assert.ok(end.offset - oldest >= windowBytes && end.offset - oldest <= windowBytes * 1.5, `${end.offset - oldest} bytes are kept`)
-  assert.deepEqual(await reader.read(0, 100), { kind: 'gap', offset: oldest, bytes: oldest })
+  assert.deepEqual(await reader.read(0, Buffer.alloc(100)), { kind: 'gap', offset: oldest, bytes: oldest })
   assert.equal(await keptText(reader), client.text(id).slice(oldest))
   await until(async () => (await reader.screenAt(end.offset)) !== undefined, 'the last screen')
   assert.match((await reader.screenAt(end.offset))?.data ?? '', /0999\r\n1000\r\n$/)
@@ -231,9 +231,9 @@ test('a full disk is a gap for readers, and ends nothing', async t => {
     await client.says(id, 'after')
     const reader = new OutputReader(join(dir, 'trm'))
     const held = await stat(join(dir, 'trm', 'output.0000000000000000'))
-    const gap = await reader.read(held.size, 1000)
+    const gap = await reader.read(held.size, Buffer.alloc(1000))
     assert.equal(gap?.kind, 'gap')
-    const after = await reader.read(gap?.offset ?? 0, 1000)
+    const after = await reader.read(gap?.offset ?? 0, Buffer.alloc(1000))
     assert.match(after?.kind === 'bytes' ? after.bytes.toString() : '', /after/)
     client.input(id, '\n')
     assert.equal((await client.ended(id)).exitCode, 0)

@@ -83,7 +83,7 @@ export class PtyClient {
   constructor (socket: Socket, root: string) {
     this.socket = socket
     this.#root = root
-    socket.on('data', (chunk: Buffer) => { for (const frame of this.#reader.push(chunk)) this.#take(frame) })
+    socket.on('data', (chunk: Buffer) => { this.#reader.push(chunk, frame => this.#take({ ...frame, payload: Buffer.from(frame.payload) })) })
     socket.on('error', () => {})
     socket.on('close', () => {
       this.isClosed = true

@@ -7,6 +7,7 @@ import type { PtyEnd, Screen } from './server/pty-protocol.ts'
 
 /** What there is from an offset on. */
 export type OutputPart =
+  /** In the buffer that was given. */
   | { kind: 'bytes', offset: number, bytes: Buffer }
   /** `bytes` bytes, up to `offset`, are not to be had: they were removed, or could not be written. */
   | { kind: 'gap', offset: number, bytes: number }
@@ -35,15 +36,15 @@ export class OutputReader {
   }
 
   /**
-   * Output from an offset on: at most `maxBytes` bytes, and fewer at the end of a file; or a gap, behind which to read on.
+   * Output from an offset on: as much as `into` has room for, and less at the end of a file; or a gap, behind which to read on.
    * undefined: nothing is there from that offset on, and if the pty-host has told of more, it could not be written, as with a full disk.
    */
-  async read (from: number, maxBytes: number): Promise<OutputPart | undefined> {
+  async read (from: number, into: Buffer): Promise<OutputPart | undefined> {
     for (;;) {
       const offsets = segmentOffsets(await this.#names())
       const start = offsets.findLast(offset => offset <= from)
       if (start !== undefined) {
-        const bytes = await this.#withSegment(start, file => readAt(file, from - start, maxBytes))
+        const bytes = await this.#withSegment(start, file => readAt(file, from - start, into))
         // It was removed between the two.
         if (!bytes) continue
         if (bytes.length > 0) return { kind: 'bytes', offset: from, bytes }
@@ -94,12 +95,9 @@ export class OutputReader {
   }
 }
 
-async function readAt (file: FileHandle, position: number, maxBytes: number): Promise<Buffer> {
-  const available = Math.max(0, (await file.stat()).size - position)
-  const buffer = Buffer.allocUnsafeSlow(Math.min(available, maxBytes))
-  if (buffer.length === 0) return buffer
-  const { bytesRead } = await file.read(buffer, 0, buffer.length, position)
-  return buffer.subarray(0, bytesRead)
+async function readAt (file: FileHandle, position: number, into: Buffer): Promise<Buffer> {
+  const { bytesRead } = await file.read(into, 0, into.length, position)
+  return into.subarray(0, bytesRead)
 }
 
 function asScreen (value: unknown): Screen | undefined {

@@ -1,14 +1,19 @@
-/** The latest output of a terminal in memory: what viewers who keep up take it from, without a copy for each. */
+const firstBytes = 16 * 1024
+
+/**
+ * The latest output of a terminal in memory: what viewers who keep up take it from. Bytes are copied in and out, since memory that is made
+ * for each piece and given up again would have to be collected many times a second while a terminal is flooded.
+ */
 export class OutputRing {
   readonly #maxBytes: number
-  readonly #maxChunks: number
-  readonly #chunks: Array<{ offset: number, bytes: Buffer }> = []
-  #bytes = 0
+  /** Grows up to `maxBytes` with what is appended at once; the byte of an offset is at the offset modulo its size. */
+  #memory: Buffer
+  #begin = 0
   #end = 0
 
-  constructor ({ maxBytes, maxChunks }: { maxBytes: number, maxChunks: number }) {
+  constructor ({ maxBytes }: { maxBytes: number }) {
     this.#maxBytes = maxBytes
-    this.#maxChunks = maxChunks
+    this.#memory = Buffer.alloc(0)
   }
 
   /** Offset behind the last byte that is known of. */
@@ -19,44 +24,55 @@ export class OutputRing {
     const known = this.#end - offset
     if (known >= bytes.length) return
     if (known < 0) this.advance(offset)
-    const fresh = known > 0 ? bytes.subarray(known) : bytes
-    this.#chunks.push({ offset: this.#end, bytes: own(fresh) })
-    this.#bytes += fresh.length
+    let fresh = known > 0 ? bytes.subarray(known) : bytes
+    this.#makeRoom(fresh.length)
+    const size = this.#memory.length
+    if (fresh.length > size) {
+      this.#end += fresh.length - size
+      fresh = fresh.subarray(fresh.length - size)
+    }
+    const at = this.#end % size
+    const fitting = fresh.copy(this.#memory, at)
+    fresh.copy(this.#memory, 0, fitting)
     this.#end += fresh.length
-    while (this.#bytes > this.#maxBytes || this.#chunks.length > this.#maxChunks) this.#bytes -= this.#chunks.shift()?.bytes.length ?? 0
+    this.#begin = Math.max(this.#begin, this.#end - size)
   }
 
   /** There is output up to this offset, which is not held here. */
   advance (offset: number): void {
     if (offset <= this.#end) return
     this.#end = offset
-    this.clear()
+    this.#begin = offset
   }
 
   /** Holds nothing any more; the end stays. */
   clear (): void {
-    this.#chunks.length = 0
-    this.#bytes = 0
+    this.#begin = this.#end
+    this.#memory = Buffer.alloc(0)
   }
 
-  /** Output from an offset on, at most so many bytes; undefined where that is not held. */
-  read (from: number, maxBytes: number): Buffer | undefined {
-    let index = this.#chunks.length - 1
-    while (index >= 0 && (this.#chunks[index]?.offset ?? 0) > from) index--
-    const first = this.#chunks[index]
-    if (!first || from >= this.#end) return undefined
-    const parts = [first.bytes.subarray(from - first.offset)]
-    let length = parts[0]?.length ?? 0
-    for (const { bytes } of this.#chunks.slice(index + 1)) {
-      if (length + bytes.length > maxBytes) break
-      parts.push(bytes)
-      length += bytes.length
-    }
-    return (parts.length === 1 ? parts[0] : Buffer.concat(parts, length))?.subarray(0, maxBytes)
+  /** Output from an offset on: as much as there is room for in `into`, of which it answers the filled part; undefined where that is not held. */
+  read (from: number, into: Buffer): Buffer | undefined {
+    if (from < this.#begin || from >= this.#end) return undefined
+    const length = Math.min(this.#end - from, into.length)
+    const at = from % this.#memory.length
+    const copied = this.#memory.copy(into, 0, at, Math.min(at + length, this.#memory.length))
+    this.#memory.copy(into, copied, 0, length - copied)
+    return into.subarray(0, length)
   }
-}
 
-/** A few bytes out of a large read would keep all of it. */
-function own (bytes: Buffer): Buffer {
-  return bytes.buffer.byteLength > bytes.length * 2 ? Buffer.from(bytes) : bytes
+  #makeRoom (bytes: number): void {
+    const needed = this.#end - this.#begin + bytes
+    if (needed <= this.#memory.length || this.#memory.length === this.#maxBytes) return
+    let size = Math.max(firstBytes, this.#memory.length)
+    while (size < needed) size *= 2
+    const memory = Buffer.allocUnsafeSlow(Math.min(size, this.#maxBytes))
+    // What is held keeps its offsets, which are at other places now.
+    const held = Buffer.allocUnsafe(this.#end - this.#begin)
+    this.read(this.#begin, held)
+    this.#memory = memory
+    const at = this.#begin % memory.length
+    const fitting = held.copy(memory, at)
+    held.copy(memory, 0, fitting)
+  }
 }

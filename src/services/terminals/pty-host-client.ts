@@ -5,7 +5,7 @@ import { frameKinds, type PtyAnswer, type PtyOperation } from './server/pty-prot
 
 export interface PtyHostClientOptions {
   socketPath: string
-  /** Every frame but answers, in the order in which they come. */
+  /** Every frame but answers, in the order in which they come; its payload is lent. */
   onFrame: (frame: PtyFrame) => void
 }
 
@@ -40,10 +40,10 @@ export class PtyHostClient {
     const reader = new FrameReader()
     const take = (chunk: Buffer) => {
       try {
-        for (const frame of reader.push(chunk)) {
+        reader.push(chunk, frame => {
           if (frame.kind !== frameKinds.answer) onFrame(frame)
           else client.#settle(decodeJson(frame) as PtyAnswer)
-        }
+        })
       } catch (error) {
         // Nothing behind it can be understood.
         socket.destroy(error as Error)

@@ -332,7 +332,7 @@ export class SandboxTerminal {
       get endOffset () { return terminal.#output.endOffset },
       get end () { return terminal.#record.end },
       get isRemoved () { return terminal.#isRemoved },
-      read: (from, maxBytes) => this.#output.feed.read(from, maxBytes),
+      read: (from, into) => this.#output.feed.read(from, into),
       screen: async () => await this.#parts.hosts.request(this.id, { op: 'screen' }) as Screen,
       keptScreen: () => this.#output.keptScreen(),
       join: () => this.#output.feed.join(),

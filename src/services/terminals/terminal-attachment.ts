@@ -18,8 +18,8 @@ export interface ViewedTerminal {
   /** Its files are gone. */
   readonly isRemoved: boolean
   readonly reader: OutputReader
-  /** Output from memory, undefined where that is not held. */
-  read: (from: number, maxBytes: number) => Buffer | undefined
+  /** Output from memory, as much as `into` has room for; undefined where that is not held. */
+  read: (from: number, into: Buffer) => Buffer | undefined
   /** What it shows now. @throws BerthError */
   screen: () => Promise<Screen>
   /** The last screen that was kept. */
@@ -32,8 +32,7 @@ export interface ViewedTerminal {
 
 /** One who follows what is written now is skipped forward when so much waits for it. */
 export const maxLagBytes = 4 * 1024 ** 2
-const livePieceBytes = 64 * 1024
-const filePieceBytes = 256 * 1024
+const pieceBytes = 128 * 1024
 
 /** One viewer of a terminal: its own position in the output, from which it takes what there is at its own speed. */
 export class ViewerAttachment implements TerminalAttachment {
@@ -46,6 +45,8 @@ export class ViewerAttachment implements TerminalAttachment {
   #shown = { cols: 0, rows: 0 }
   /** It asks for what is older than what is kept; a gap later on is its own slowness. */
   #isFirstRead = true
+  /** What is sent; read into again when it has been sent. */
+  readonly #piece = Buffer.allocUnsafeSlow(pieceBytes)
 
   constructor (terminal: ViewedTerminal, options: AttachOptions, viewer: TerminalViewer) {
     this.#terminal = terminal
@@ -112,9 +113,9 @@ export class ViewerAttachment implements TerminalAttachment {
   }
 
   async #advance (signal: AbortSignal): Promise<void> {
-    const held = this.#terminal.read(this.#position, livePieceBytes)
+    const held = this.#terminal.read(this.#position, this.#piece)
     if (held) return await this.#sendOutput(held, signal)
-    const part = await this.#terminal.reader.read(this.#position, filePieceBytes)
+    const part = await this.#terminal.reader.read(this.#position, this.#piece)
     const isFirst = this.#isFirstRead
     this.#isFirstRead = false
     if (part?.kind === 'bytes') return await this.#sendOutput(part.bytes, signal)

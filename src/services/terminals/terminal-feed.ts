@@ -11,7 +11,6 @@ export interface TerminalFeedOptions {
 
 // What viewers who keep up are behind by; the others read the files, which the kernel holds in memory.
 const ringBytes = 512 * 1024
-const ringChunks = 512
 
 /**
  * The live output of one terminal: subscribed to while anybody looks, held in a small ring for all of them.
@@ -20,7 +19,7 @@ const ringChunks = 512
 export class TerminalFeed {
   readonly changed = new ChangeSignal()
   readonly #options: TerminalFeedOptions
-  readonly #ring = new OutputRing({ maxBytes: ringBytes, maxChunks: ringChunks })
+  readonly #ring = new OutputRing({ maxBytes: ringBytes })
   #viewers = 0
   #subscribing: Promise<void> | undefined
 
@@ -60,9 +59,9 @@ export class TerminalFeed {
     this.changed.notify()
   }
 
-  /** Output from an offset on; undefined where it is not held. */
-  read (from: number, maxBytes: number): Buffer | undefined {
-    return this.#ring.read(from, maxBytes)
+  /** Output from an offset on, as much as `into` has room for; undefined where it is not held. */
+  read (from: number, into: Buffer): Buffer | undefined {
+    return this.#ring.read(from, into)
   }
 
   async #subscribe (): Promise<void> {

@@ -37,7 +37,7 @@ export interface AttachOptions {
 /** Who looks at a terminal. Each call resolves when there is room for more; no other follows before that. A rejection ends the attachment. */
 export interface TerminalViewer {
   sendEvent: (event: AttachEvent) => Promise<void>
-  /** The bytes are not changed afterwards. */
+  /** Resolves when nothing of it waits in this process any more: the bytes are written over then. */
   sendOutput: (bytes: Buffer) => Promise<void>
 }
 

@@ -44,15 +44,16 @@ export class PtyConnection {
     this.#send(encodeTakenFrame(terminalId, bytes))
   }
 
-  output (terminalId: string, offset: number, bytes: Buffer): void {
-    if (!this.#subscriptions.has(terminalId)) return
+  /** `release` is called when nothing of the bytes is needed any more. */
+  output (terminalId: string, offset: number, bytes: Buffer, release: () => void): void {
+    if (!this.#subscriptions.has(terminalId)) return release()
     if (this.#behind.has(terminalId) || this.#socket.writableLength > maxUnreadBytes) {
       this.#behind.add(terminalId)
-      return
+      return release()
     }
     this.#socket.cork()
     this.#socket.write(encodeOutputHeader(terminalId, offset, bytes.length))
-    this.#socket.write(bytes)
+    this.#socket.write(bytes, release)
     this.#socket.uncork()
   }
 
@@ -77,10 +78,9 @@ export class PtyConnection {
 
   #take (chunk: Buffer): void {
     try {
-      for (const frame of this.#reader.push(chunk)) {
-        if (this.#socket.destroyed) return
-        this.#options.onFrame(frame)
-      }
+      this.#reader.push(chunk, frame => {
+        if (!this.#socket.destroyed) this.#options.onFrame(frame)
+      })
     } catch (error) {
       this.close(error as Error)
     }

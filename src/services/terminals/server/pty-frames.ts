@@ -92,37 +92,45 @@ export class FrameReader {
   readonly #maxBytes: number
   readonly #header = Buffer.alloc(frameHeaderBytes)
   #headerFill = 0
+  /** Of the frame that is not complete: in `#memory`, which holds one after the other. */
   #payload: Buffer | undefined
   #payloadFill = 0
+  #memory = Buffer.alloc(0)
 
   constructor (maxBytes = maxPtyFrameBytes) {
     this.#maxBytes = maxBytes
   }
 
   /**
-   * All frames that this chunk completes; the chunk may be written over afterwards.
+   * Calls back for each frame that this chunk completes. Chunk and payload are lent: they are written over afterwards.
    *
    * @throws BerthError `invalid_frame` when it is not of this protocol; the connection is of no use any more.
    */
-  push (chunk: Buffer): PtyFrame[] {
-    const frames: PtyFrame[] = []
+  push (chunk: Buffer, onFrame: (frame: PtyFrame) => void): void {
     let position = 0
     while (position < chunk.length) {
       if (this.#headerFill < frameHeaderBytes) {
         const copied = chunk.copy(this.#header, this.#headerFill, position, position + frameHeaderBytes - this.#headerFill)
         this.#headerFill += copied
         position += copied
-        if (this.#headerFill < frameHeaderBytes) break
+        if (this.#headerFill < frameHeaderBytes) return
         this.#checkHeader()
       }
       const size = this.#payloadBytes()
-      this.#payload ??= Buffer.allocUnsafe(size)
+      if (!this.#payload && chunk.length - position >= size) {
+        position += size
+        onFrame(this.#finish(chunk.subarray(position - size, position)))
+        continue
+      }
+      if (!this.#payload) {
+        if (this.#memory.length < size) this.#memory = Buffer.allocUnsafeSlow(size)
+        this.#payload = this.#memory.subarray(0, size)
+      }
       const copied = chunk.copy(this.#payload, this.#payloadFill, position)
       this.#payloadFill += copied
       position += copied
-      if (this.#payloadFill === size) frames.push(this.#finish(this.#payload))
+      if (this.#payloadFill === size) onFrame(this.#finish(this.#payload))
     }
-    return frames
   }
 
   #payloadBytes (): number {

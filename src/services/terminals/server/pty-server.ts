@@ -68,7 +68,7 @@ export class PtyServer {
     const { kind, terminalId, payload } = frame
     if (kind === frameKinds.input) {
       const terminal = this.#terminals.get(terminalId)
-      if (terminal) terminal.input(connection, payload)
+      if (terminal) terminal.input(connection, Buffer.from(payload))
       else connection.taken(terminalId, payload.length)
     } else if (kind === frameKinds.request) {
       void this.#answer(connection, terminalId, decodeRequest(frame))
@@ -115,7 +115,7 @@ export class PtyServer {
       create,
       screens: this.#options.screens,
       logger: this.#options.logger,
-      onOutput: (offset, bytes) => this.#connection?.output(id, offset, bytes),
+      onOutput: (offset, bytes, release) => this.#connection ? this.#connection.output(id, offset, bytes, release) : release(),
       onTaken: (sender, bytes) => { if (sender === this.#connection) this.#connection?.taken(id, bytes) },
       onEnded: end => {
         this.#options.logger.info({ terminalId: id, ...end }, 'a terminal has ended')

@@ -15,15 +15,15 @@ export interface PtyTerminalOptions {
   create: Omit<PtyCreate, 'op'>
   screens: Pick<ScreenKeeper, 'add' | 'advance' | 'resize' | 'screen' | 'end' | 'remove'>
   logger: Pick<Logger, 'info' | 'warn' | 'error'>
-  /** Output from this offset on, which is in the files. */
-  onOutput: (offset: number, bytes: Buffer) => void
+  /** Output from this offset on, which is in the files. The bytes are lent until `release` is called, which is to be called once. */
+  onOutput: (offset: number, bytes: Buffer, release: () => void) => void
   onTaken: (sender: object, bytes: number) => void
   /** After all output, when `end.json` is on disk. */
   onEnded: (end: PtyEnd) => void
 }
 
 const holdBytes = 128 * 1024
-/** Buffers that were only filled a little, for the next that has output: an idle terminal has none. */
+/** Buffers of which nobody needs anything any more, for the next that has output: an idle terminal has none. */
 const spares: Buffer[] = []
 const maxSpares = 8
 
@@ -116,16 +116,13 @@ export class PtyTerminal {
     clearImmediate(this.#flush)
     this.#flush = undefined
     if (!this.#held) return
-    const held = this.#held.subarray(0, this.#heldBytes)
-    // Whoever is sent it may keep it: much is given away, a little is copied out.
-    const isLittle = held.length < holdBytes / 8
-    const bytes = isLittle ? Buffer.from(held) : held
-    if (isLittle && spares.length < maxSpares) spares.push(this.#held)
+    const memory = this.#held
+    const bytes = memory.subarray(0, this.#heldBytes)
     this.#held = undefined
     this.#heldBytes = 0
     const { offset } = this.#writer
     this.#writer.append(bytes)
-    this.#options.onOutput(offset, bytes)
+    this.#options.onOutput(offset, bytes, () => { if (spares.length < maxSpares) spares.push(memory) })
     this.#options.screens.advance(this.id, this.#writer.offset)
     this.#input.pump()
   }
