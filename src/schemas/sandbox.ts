@@ -96,7 +96,7 @@ export const SandboxCreate = Type.Object({
   resources: Type.Optional(Type.Partial(Resources, { $id: undefined, additionalProperties: false })),
   labels: Type.Optional(Labels),
   timeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'Stop the sandbox this long after its start, in milliseconds; paused time does not count' })),
-  idleTimeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'Stop the sandbox after this long without an exec, in milliseconds' })),
+  idleTimeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: maxTimeoutMs, description: 'Stop the sandbox after this long without an exec and without anybody at a terminal, in milliseconds' })),
   runtime: Type.Optional(Type.String({ minLength: 1, maxLength: 64, pattern: pattern('^[a-z0-9][a-z0-9._-]*$', 'must be the name of a runtime, such as runsc or runc'), description: 'OCI runtime: runsc (gVisor, the default) or runc' })),
   hostname: Type.Optional(Type.String({ pattern: pattern('^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$', 'must be a host name: at most 63 of a-z, 0-9 and -, neither first nor last a -'), description: 'Host name inside' })),
   start: Type.Optional(Type.Boolean({ default: true, description: 'false: create it only; POST …/start starts it' })),

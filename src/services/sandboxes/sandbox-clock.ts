@@ -2,9 +2,12 @@ import type { SandboxRecord } from './sandbox-record.ts'
 
 export type Expiry = 'timed_out' | 'idle'
 
+/** Browsers and programs come back to a daemon within seconds. */
+const returnMs = 30_000
+
 /**
  * The deadlines of one sandbox, as absolute times in its record. They are only ever extended, and paused time does not count.
- * Idle means: no exec runs and none was started for idleTimeoutMs, whatever the main program does.
+ * Idle means: no exec runs, nobody looks at a terminal, and neither began for idleTimeoutMs, whatever the main program does.
  */
 export class SandboxClock {
   /** Whether the record has times that are not on disk yet. */
@@ -69,6 +72,16 @@ export class SandboxClock {
       this.#activities--
       this.#renewIdle()
     }
+  }
+
+  /** Another daemon has taken over: who was busy there, at a terminal or with a request, has a while to come back before it counts as idle. */
+  adopt (): void {
+    const { idleTimeoutMs, idleDeadlineAt } = this.#record
+    if (idleTimeoutMs === undefined || idleDeadlineAt === undefined) return
+    const earliest = Date.now() + Math.min(idleTimeoutMs, returnMs)
+    if (Date.parse(idleDeadlineAt) >= earliest) return
+    this.#record.idleDeadlineAt = isoTime(earliest)
+    this.isDirty = true
   }
 
   /** What has expired at this time, if anything. */

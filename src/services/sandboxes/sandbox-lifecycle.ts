@@ -187,6 +187,7 @@ export class SandboxLifecycle {
       this.#watchExit()
       if (!await this.#isContainerAlive()) return await this.#settleExit(facts)
       if (this.record.unsettled) await this.#settleStatus()
+      this.clock.adopt()
     })
     if (this.status === 'stopping') void this.stop({ reason: 'requested', force: true }).catch(error => this.#warn(error, 'a stop could not be finished'))
   }

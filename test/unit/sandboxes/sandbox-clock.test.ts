@@ -122,3 +122,16 @@ test('a sandbox that has ended has no deadlines', t => {
   assert.equal(clock.expired(Number.MAX_SAFE_INTEGER), undefined)
   assert.equal(record.deadlineAt ?? record.idleDeadlineAt, undefined)
 })
+
+test('who was busy when a daemon died has a while to come back to the next', t => {
+  const { clock, record, advance, idleDeadline } = build(t, { idleTimeoutMs: 60_000 })
+  advance(10)
+  new SandboxClock(record).adopt()
+  assert.equal(idleDeadline(), 60)
+  advance(300)
+  const next = new SandboxClock(record)
+  next.adopt()
+  assert.equal(idleDeadline(), 340)
+  assert.equal(next.isDirty, true)
+  assert.equal(clock.expired(startMs + 340_000), 'idle')
+})
