@@ -1,12 +1,11 @@
 /** The console as a person uses it, in a real browser, on the real runtime. Screenshots are kept in build/test-output, or where BERTH_TEST_OUTPUT says. */
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { createServer, type AddressInfo } from 'node:net'
 import { test } from 'node:test'
 import type { Locator, Page } from 'playwright-core'
 import type { Sandbox, SandboxPage } from '../../src/schemas/sandbox.ts'
 import { keepScreenshot, TestBrowser } from '../support/browser.ts'
 import { TestDaemon } from '../support/test-daemon.ts'
+import { freePort } from '../support/free-port.ts'
 
 const many = 500
 
@@ -228,13 +227,4 @@ async function shareLink (page: Page): Promise<string> {
 async function until (what: string, isSo: () => Promise<boolean>): Promise<void> {
   const end = Date.now() + 15_000
   while (!await isSo()) assert.ok(Date.now() < end, `${what}: not so in time`)
-}
-
-async function freePort (): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }

@@ -140,8 +140,13 @@ export class TestDaemon {
   /** Creates a sandbox, on the base image unless told otherwise. */
   async create (input: Partial<SandboxCreate> = {}): Promise<Sandbox> {
     const answer = await this.request<Sandbox>('POST', '/v1/sandboxes', { image: 'berth/base', ...input })
-    assert.equal(answer.status, 201, answer.text)
+    assert.equal(answer.status, 201, `${answer.text}\n${answer.status === 500 ? this.errors() : ''}`)
     return answer.body
+  }
+
+  /** What the daemon has logged of errors. */
+  errors (): string {
+    return readFileSync(this.logPath, 'utf8').split('\n').filter(line => line.startsWith('{"level":50')).join('\n')
   }
 
   async sandbox (id: string): Promise<Sandbox> {

@@ -6,8 +6,8 @@ import type { Terminal, TerminalCreate } from '../../schemas/terminal.ts'
 import { Button } from '../parts/button.tsx'
 import { confirm } from '../parts/confirm.tsx'
 import { useConsole } from '../parts/console-context.ts'
-import { Dialog } from '../parts/dialog.tsx'
 import { TextField } from '../parts/field.tsx'
+import { FormDialog } from '../parts/form-dialog.tsx'
 import { Empty, Loading, Problem } from '../parts/states.tsx'
 import { StatusBadge } from '../parts/status-badge.tsx'
 import { Age } from '../parts/time-text.tsx'
@@ -97,29 +97,19 @@ function nameOf ({ name, argv }: Terminal): string {
 
 function TerminalDialog ({ onClose, onCreate }: { onClose: () => void, onCreate: (input: Partial<TerminalCreate>) => Promise<boolean> }) {
   const [command, user, cwd, name] = [useSignal(''), useSignal(''), useSignal(''), useSignal('')]
-  const problem = useSignal('')
-  const submit = async (event: SubmitEvent) => {
-    event.preventDefault()
-    try {
-      const argv = parseCommandLine(command.value)
-      const texts = Object.entries({ user, cwd, name }).map(([key, field]) => [key, field.value.trim()]).filter(([, value]) => value !== '')
-      if (await onCreate({ ...(argv.length > 0 && { argv }), ...Object.fromEntries(texts) })) onClose()
-    } catch (error) {
-      problem.value = String(error instanceof Error ? error.message : error)
-    }
+  const open = async () => {
+    const argv = parseCommandLine(command.value)
+    const texts = Object.entries({ user, cwd, name }).map(([key, field]) => [key, field.value.trim()]).filter(([, value]) => value !== '')
+    return await onCreate({ ...(argv.length > 0 && { argv }), ...Object.fromEntries(texts) })
   }
   return (
-    <Dialog title='Open a terminal' onClose={onClose}>
-      <form onSubmit={event => void submit(event)}>
-        <TextField label='Command' value={command} hasFocus placeholder='shell' />
-        <div class='field-row halves'>
-          <TextField label='User' value={user} placeholder="the sandbox's own" />
-          <TextField label='Directory' value={cwd} placeholder="the sandbox's own" />
-        </div>
-        <TextField label='Name' value={name} placeholder='what people call it' />
-        {problem.value !== '' && <p class='problem' role='alert'>{problem.value}</p>}
-        <div class='dialog-actions'><Button onClick={onClose}>Cancel</Button><Button type='submit' kind='primary'>Open</Button></div>
-      </form>
-    </Dialog>
+    <FormDialog title='Open a terminal' action='Open' doing='Opening…' onClose={onClose} onSubmit={open}>
+      <TextField label='Command' value={command} hasFocus placeholder='shell' />
+      <div class='field-row halves'>
+        <TextField label='User' value={user} placeholder="the sandbox's own" />
+        <TextField label='Directory' value={cwd} placeholder="the sandbox's own" />
+      </div>
+      <TextField label='Name' value={name} placeholder='what people call it' />
+    </FormDialog>
   )
 }
