@@ -1,5 +1,6 @@
 /** Pty-hosts as the daemon looks after them: real processes, with programs of the host at their terminals. */
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -41,7 +42,11 @@ async function build (t: TestContext) {
     supervisors.push(supervisor)
     return supervisor
   }
-  const running = async () => (await readdir(hostsDir).catch(() => [])).flatMap(name => findServerProcesses('pty-host.ts', join(hostsDir, name)))
+  const running = async () => {
+    const found = (await readdir(hostsDir).catch(() => [])).flatMap(name => findServerProcesses('pty-host.ts', join(hostsDir, name)))
+    // A program that is being started is a copy of its pty-host for a moment.
+    return found.filter(({ identity: { pid } }) => !found.some(({ identity }) => identity.pid === parentOf(pid)))
+  }
   t.after(async () => {
     for (const supervisor of supervisors) await supervisor.close()
     await make().end()
@@ -57,6 +62,14 @@ async function build (t: TestContext) {
     return { id, listener }
   }
   return { make, open, running }
+}
+
+function parentOf (pid: number): number {
+  try {
+    return Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1])
+  } catch {
+    return NaN
+  }
 }
 
 const soon = async (isSo: () => boolean, what: string) => assert.ok(await pollUntil(async () => isSo(), 20_000), what)
