@@ -30,7 +30,7 @@ export class KeepingViewer implements TerminalViewer {
   async sendEvent (event: AttachEvent): Promise<void> { this.events.push(event) }
 
   async sendOutput (bytes: Buffer): Promise<void> {
-    this.pieces.push(bytes)
+    this.pieces.push(Buffer.from(bytes))
     this.receivedBytes += bytes.length
   }
 
