@@ -2,6 +2,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { cleanEnv } from './command.ts'
 import { startProgram } from './spawn.ts'
 
@@ -47,8 +48,7 @@ export function isSpliceable (socket: Socket | null | undefined): socket is Sock
  * Nothing may be waiting for it, and it is to be destroyed afterwards.
  */
 export function holdReading (socket: Socket): Buffer[] {
-  const held: Buffer[] = []
-  for (let chunk = socket.read() as Buffer | null; chunk !== null; chunk = socket.read() as Buffer | null) held.push(chunk)
+  const held = readHeld(socket)
   stopReading(socket)
   return held
 }
@@ -60,9 +60,15 @@ export function holdBody (request: IncomingMessage): Buffer[] {
   Object.assign(socket, { _paused: true })
   socket.pause()
   stopReading(socket)
-  const held: Buffer[] = []
-  for (let chunk = request.read() as Buffer | null; chunk !== null; chunk = request.read() as Buffer | null) held.push(chunk)
+  const held = readHeld(request)
   stopReading(socket)
+  return held
+}
+
+/** What a stream has, and nobody has taken. Asking for it may have more read: that is stopped afterwards. */
+function readHeld (stream: Readable): Buffer[] {
+  const held: Buffer[] = []
+  for (let chunk = stream.read() as Buffer | null; chunk !== null; chunk = stream.read() as Buffer | null) held.push(chunk)
   return held
 }
 
