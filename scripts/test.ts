@@ -9,7 +9,7 @@ import { join, relative, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { repo, runChecks, type CheckResult } from './checks.ts'
 import { rememberHost } from './leftovers.ts'
-import { printCheck, printFile, printSlowest } from './print.ts'
+import { printCheck, printFailures, printFile, printSlowest } from './print.ts'
 import { findTestFiles, runFiles, type FileResult } from './suite.ts'
 
 const { values: flags, positionals } = parseArgs({
@@ -70,6 +70,7 @@ if (skipped.length > 0) console.log(`${skipped.length} skipped${isContinuousInte
 if (tests.length === 0) console.log('no test ran, which counts as failed')
 
 const results = [...checkResults, cleanliness]
+printFailures([...results.filter(({ ok }) => !ok).map(({ name, output }) => ({ name, detail: output })), ...tests.filter(({ outcome }) => outcome === 'failed')])
 const passed = results.filter(({ ok }) => ok).length + tests.filter(({ outcome }) => outcome === 'passed').length
 const failed = results.filter(({ ok }) => !ok).length + tests.filter(({ outcome }) => outcome === 'failed').length +
   (isContinuousIntegration ? skipped.length : 0) + (tests.length === 0 ? 1 : 0)

@@ -66,7 +66,7 @@ export class AttachClient {
   private constructor (socket: WebSocket, { cols = 80, rows = 24, isCounting = false }: AttachOptions) {
     this.#socket = socket
     this.#isCounting = isCounting
-    this.#screen = new xterm.Terminal({ cols, rows, scrollback: 2000, allowProposedApi: true })
+    this.#screen = new xterm.Terminal({ cols, rows, scrollback: 2000, allowProposedApi: true, logLevel: 'off' })
     socket.on('message', (data: Buffer, isBinary) => isBinary ? this.#take(data) : this.#hear(JSON.parse(data.toString()) as AttachEvent))
     socket.on('error', () => {})
     this.closed = once(socket, 'close').then(([code, reason]: unknown[]) => {

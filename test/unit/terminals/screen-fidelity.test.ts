@@ -59,7 +59,7 @@ interface Core {
 }
 
 async function stateOf (pieces: ReadonlyArray<string | Uint8Array>) {
-  const terminal: Terminal = new headless.Terminal({ cols, rows, scrollback: 100, allowProposedApi: true })
+  const terminal: Terminal = new headless.Terminal({ cols, rows, scrollback: 100, allowProposedApi: true, logLevel: 'off' })
   for (const piece of pieces) await new Promise<void>(resolve => terminal.write(piece, resolve))
   const { _core: core } = terminal as unknown as { _core: Core }
   const { active } = terminal.buffer
