@@ -12,15 +12,18 @@ export interface SourceFile {
  * What each part of src may import, beside itself, `errors` and `schemas`:
  *
  *   main → self-test → daemon → app → ws → routes | worker → services → host → lib
+ *   main → gateway → ws → routes → services → host → lib
  *     └──→ cli → lib                  image-server | network-server | pty-host → services → host → lib
  */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
-  main: ['self-test', 'daemon', 'config', 'cli', 'app', 'services', 'host', 'lib'],
+  main: ['self-test', 'daemon', 'gateway', 'gateway-config', 'config', 'cli', 'app', 'services', 'host', 'lib'],
   'self-test': ['daemon', 'config', 'lib'],
   'image-server': ['services', 'host', 'lib'],
   'network-server': ['services', 'host', 'lib'],
   'pty-host': ['services', 'host', 'lib'],
   daemon: ['config', 'app', 'routes', 'ws', 'worker', 'services', 'host', 'lib'],
+  gateway: ['gateway-config', 'ws', 'routes', 'services', 'host', 'lib'],
+  'gateway-config': ['config', 'services', 'lib'],
   app: ['config', 'routes', 'ws', 'worker', 'services', 'host', 'lib'],
   routes: ['services', 'host', 'lib'],
   ws: ['routes', 'services', 'host', 'lib'],
@@ -44,14 +47,15 @@ const exceptions: ReadonlySet<string> = new Set([
 /** Packages that only some parts may import. A name that ends in a slash stands for all that begin with it. */
 const packageHomes: readonly { packages: readonly string[], parts: readonly string[] }[] = [
   { packages: ['execa', 'node:child_process', 'child_process', 'koffi', 'node-pty'], parts: ['host'] },
-  { packages: ['fastify', '@fastify/'], parts: ['app', 'routes', 'ws'] },
+  { packages: ['fastify', '@fastify/'], parts: ['app', 'routes', 'ws', 'gateway'] },
   { packages: ['ws'], parts: ['ws', 'cli'] },
   { packages: ['node:sqlite'], parts: ['services'] },
   { packages: ['tar'], parts: ['cli'] },
   { packages: ['preact', '@preact/', '@xterm/xterm', '@xterm/addon-fit', '@xterm/addon-search', '@xterm/addon-web-links'], parts: ['ui'] },
   { packages: ['@xterm/headless'], parts: ['services'] },
   { packages: ['@xterm/addon-serialize'], parts: ['services', 'ui'] },
-  { packages: ['@grpc/'], parts: ['worker'] },
+  { packages: ['@grpc/'], parts: ['worker', 'gateway'] },
+  { packages: ['ioredis'], parts: ['services'] },
 ]
 
 const maximumLines = 400

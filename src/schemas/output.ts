@@ -6,7 +6,7 @@ const fileName = pattern('^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$', 'must be a plain 
 const httpUrl = pattern('^https?://[^\\s]+$', 'must be an http:// or https:// URL')
 const basinName = pattern('^[a-z0-9]([a-z0-9-]{6,46})[a-z0-9]$', 'must be the name of a basin: 8 to 48 of a-z, 0-9 and -')
 
-export const OutputType = Words(['console', 'file', 's2', 'webhook'])
+export const OutputType = Words(['console', 'file', 's2', 'webhook', 'fleet'], { description: 'fleet: the buffer of the fleet that the task came from; set by its host' })
 export type OutputType = Static<typeof OutputType>
 
 /** One output. Which fields belong to which type is checked where it is taken. */

@@ -40,6 +40,7 @@ export type TaskEnd = Static<typeof TaskEnd>
 export const TaskAttempt = Type.Object({
   number: Type.Integer({ minimum: 1, description: 'Which attempt of maxAttempts; the same again where one was given back without having counted' }),
   status: Words(['scheduled', 'running', 'complete', 'failed', 'cancelled', 'returned'], { description: 'returned: given back to the queue, and not counted as an attempt' }),
+  workerId: Type.Optional(Type.String({ description: 'Of a fleet: the worker that has it, or had it' })),
   sandboxId: Type.Optional(SandboxId),
   logCursor: Type.Optional(Type.String({ description: 'Where its output begins in the log of the task' })),
   claimedAt: Timestamp,
@@ -130,6 +131,12 @@ export const Task = Type.Object({
   cancelRequestedAt: Type.Optional(Timestamp),
   end: Type.Optional(TaskEnd),
   isDeadLetter: Type.Optional(Type.Boolean({ description: 'true: failed for good after several attempts, or without ever having been run' })),
+  hostLabels: Type.Optional(Type.Record(Type.String(), Type.String(), { description: 'Only hosts that have all of these labels take it' })),
+  fleet: Type.Optional(Type.Object({
+    taskId: Type.String({ description: 'Its id there' }),
+    attempt: Type.Integer({ description: 'Which attempt this is there' }),
+    externalId: Type.Optional(Type.String({ description: 'The id by which its producer knows it' })),
+  }, { additionalProperties: false, description: 'On a host: this is a delivery of a task of the fleet. On a gateway: only the id of a foreign producer' })),
   outputs: Type.Array(OutputView),
   outputStates: Type.Optional(Type.Array(OutputState, { description: 'How far each output has come; only of a single task, and only once it has begun' })),
 }, { $id: 'Task', additionalProperties: false })

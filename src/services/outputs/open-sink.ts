@@ -24,6 +24,8 @@ export interface SinkOpenerOptions {
   outputDir: string
   /** Where the host has access to S2. */
   openS2?: OpenSink | undefined
+  /** Where the host takes tasks of a fleet. */
+  openFleet?: OpenSink | undefined
 }
 
 /** Opens sinks by their type. */
@@ -36,7 +38,7 @@ export class SinkOpener {
   }
 
   readonly open: OpenSink = async request => {
-    const { logger, outputDir, openS2 } = this.#options
+    const { logger, outputDir, openS2, openFleet } = this.#options
     switch (request.spec.type) {
       case 'console': return openConsoleSink(request, logger)
       case 'file': return await openFileSink(request, outputDir)
@@ -44,6 +46,9 @@ export class SinkOpener {
       case 's2':
         if (!openS2) throw new Error('this host has no access to S2; set BERTH_S2_ACCESS_TOKEN_FILE')
         return await openS2(request)
+      case 'fleet':
+        if (!openFleet) throw new Error('this host takes no tasks of a fleet; set BERTH_REDIS')
+        return await openFleet(request)
     }
   }
 

@@ -21,7 +21,7 @@ export interface OutputCheckpoint {
   refusal?: string
 }
 
-const knownTypes: Readonly<Record<OutputType, true>> = { console: true, file: true, s2: true, webhook: true }
+const knownTypes: Readonly<Record<OutputType, true>> = { console: true, file: true, s2: true, webhook: true, fleet: true }
 const fileName = /^(\d{1,3})\.json$/
 
 export function newCheckpoint (type: OutputType): OutputCheckpoint {

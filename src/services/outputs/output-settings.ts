@@ -20,6 +20,7 @@ const fieldsOf: Readonly<Record<OutputType, readonly Field[]>> = {
   file: ['name', 'format'],
   s2: ['basin'],
   webhook: ['url', 'secret'],
+  fleet: [],
 }
 const signingPrefix = 'whsec_'
 const minKeyBytes = 16
@@ -69,6 +70,7 @@ export function destinationOf (spec: OutputSpec): string {
     case 'webhook': return `webhook ${spec.url}`
     case 's2': return `s2 ${spec.basin ?? ''}`
     case 'console':
+    case 'fleet':
     case 'file': return spec.type
   }
 }
@@ -85,6 +87,7 @@ function problemOf (spec: OutputSpec, settings: OutputSettings): string | undefi
   }
   switch (spec.type) {
     case 'console': return undefined
+    case 'fleet': return 'only the host itself sends output to the fleet that a task came from; choose another type'
     case 'file': return settings.hasOutputDir ? undefined : 'this host keeps no output files; set BERTH_OUTPUT_DIR, or choose another type'
     case 's2': return problemOfS2(spec, settings)
     case 'webhook': return problemOfWebhook(spec)

@@ -28,6 +28,8 @@ export interface ClaimRequest {
   room: Room
   /** Of the whole host: one that waits too long for room is waited for if it fits in here. */
   capacity: Room
+  /** Labels of the host; tasks that want a label which it has not are for others. */
+  labels?: Readonly<Record<string, string>>
 }
 
 /** Names one delivery of a task. */

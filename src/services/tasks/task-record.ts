@@ -3,6 +3,17 @@ import type { OutputSpec } from '../../schemas/output.ts'
 import type { Resources, StepTiming } from '../../schemas/sandbox.ts'
 import type { TaskAttempt, TaskCreate, TaskEnd, TaskRequests, TaskRetry, TaskStatus } from '../../schemas/task.ts'
 
+/** Where a task of a fleet comes from. It is queued on this host under an id of its own for each delivery. */
+export interface FleetOrigin {
+  /** The task's id in the fleet. */
+  taskId: string
+  /** Number of the delivery. */
+  fence: number
+  attempt: number
+  /** The id by which its producer knows it, where that is another. */
+  externalId?: string
+}
+
 /** What is to be run, with every default filled in; never changed once it is queued. */
 export interface TaskSpec extends Omit<TaskCreate, 'resources' | 'requests' | 'labels' | 'pool' | 'priority' | 'delayMs' | 'maxAttempts' | 'retry' | 'outputs' | 'env'> {
   env: Record<string, string>
@@ -14,6 +25,11 @@ export interface TaskSpec extends Omit<TaskCreate, 'resources' | 'requests' | 'l
   maxAttempts: number
   retry: TaskRetry
   outputs: OutputSpec[]
+  /** Only hosts that have all of these labels; of tasks of a fleet. */
+  hostLabels?: Record<string, string>
+  fleet?: FleetOrigin
+  /** The trace that it belongs to, as the header of W3C Trace Context has it. */
+  traceparent?: string
 }
 
 /** What is handed to a queue. */

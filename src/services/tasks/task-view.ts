@@ -9,7 +9,7 @@ export function toTask (record: TaskRecord): Task {
   const { image, env, resources, requests, labels, pool, priority, maxAttempts, retry } = spec
   const last = attempts.at(-1)
   const isUnderWay = status === 'scheduled' || status === 'running'
-  const { entrypoint, workingDir, user, timeoutMs, idleTimeoutMs, runtime, hostname, network, imagePull } = spec
+  const { entrypoint, workingDir, user, timeoutMs, idleTimeoutMs, runtime, hostname, network, imagePull, hostLabels, fleet } = spec
   return {
     id: record.id,
     status,
@@ -18,7 +18,8 @@ export function toTask (record: TaskRecord): Task {
     resources,
     requests,
     labels,
-    ...definedOf({ entrypoint, workingDir, user, timeoutMs, idleTimeoutMs, runtime, hostname, network, imagePull }),
+    ...definedOf({ entrypoint, workingDir, user, timeoutMs, idleTimeoutMs, runtime, hostname, network, imagePull, hostLabels }),
+    ...fleet && { fleet: { taskId: fleet.taskId, attempt: fleet.attempt, ...definedOf({ externalId: fleet.externalId }) } },
     pool,
     priority,
     maxAttempts,
