@@ -8,6 +8,7 @@ import {
 } from './services/network/network-settings.ts'
 import type { OutputSpec } from './schemas/output.ts'
 import { parseOutputs } from './services/outputs/output-settings.ts'
+import { parseAdvertise, parsePool, parseRedisPrefix, parseWorkerLabels, problemOfFleetSettings } from './services/fleet/fleet-settings.ts'
 import type { LabelLimit } from './services/tasks/task-queue.ts'
 import { parseLabelLimits, parseLabelName, parseOvercommit, parseTaskPools } from './services/tasks/task-settings.ts'
 import { defaultRegistrySettings, parseInsecure, parseMirrors } from './services/images/registry/registry-settings.ts'
@@ -26,6 +27,8 @@ export interface Config {
   runtime: string
   /** How long a daemon that was asked to end waits for requests under way, in milliseconds. */
   shutdownGraceMs: number
+  /** With stopSandboxes: how long tasks under way may go on before they are given back, in milliseconds. */
+  shutdownTimeoutMs: number
   /** A log file is rotated beyond this size, in bytes. */
   maxLogBytes: number
   /** All files of one log together: beyond this the oldest are removed, in bytes. */
@@ -81,6 +84,9 @@ export interface Config {
   gatewayTokenFile: string
   /** PEM file of the authorities that may have signed the gateway's certificate; empty: plain text. */
   gatewayCaFile: string
+  /** PEM files: the certificate that this host shows to the gateway, and its key; empty: none. */
+  gatewayCertFile: string
+  gatewayKeyFile: string
   /** The network that the gateway gives addresses from; empty: none. */
   gatewayIpv4Pool: string
   /** Name servers that sandboxes' questions go to; none: the host's own. */
@@ -114,6 +120,22 @@ export interface Config {
   s2Endpoint: string
   s2Basin: string
   s2AccessTokenFile: string
+  /** The Redis of the fleet, as RedisSettings says; empty: none. */
+  redis: string
+  redisPrefix: string
+  /** PEM files and password of the Redis, each empty: none. */
+  redisPasswordFile: string
+  redisCaFile: string
+  redisCertFile: string
+  redisKeyFile: string
+  /** The pool of the fleet that this host serves. */
+  pool: string
+  /** Where the gateway reaches this API; empty: nowhere. */
+  advertise: string
+  /** PEM file of the authorities of that address; empty: the usual ones. */
+  advertiseCaFile: string
+  /** What placement may ask of a host. */
+  workerLabels: ReadonlyMap<string, string>
 }
 
 const imageModes = ['auto', 'lazy', 'eager', 'unpack'] as const
@@ -144,6 +166,7 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   logLevel: { variable: 'BERTH_LOG_LEVEL', fallback: () => 'info', parse: parseChoice(logLevels) },
   runtime: { variable: 'BERTH_RUNTIME', fallback: () => 'runsc', parse: parseChoice(['runsc', 'runc']) },
   shutdownGraceMs: { variable: 'BERTH_SHUTDOWN_GRACE_MS', fallback: () => 10_000, parse: parseInteger(0, 600_000) },
+  shutdownTimeoutMs: { variable: 'BERTH_SHUTDOWN_TIMEOUT_MS', fallback: () => 300_000, parse: parseInteger(0, 24 * 3600 * 1000) },
   maxLogBytes: { variable: 'BERTH_MAX_LOG_BYTES', fallback: () => 64 * 1024 ** 2, parse: parseInteger(64 * 1024, 1024 ** 4) },
   logKeepBytes: { variable: 'BERTH_LOG_KEEP_BYTES', fallback: () => 256 * 1024 ** 2, parse: parseInteger(128 * 1024, 16 * 1024 ** 4) },
   logDiskBytes: { variable: 'BERTH_LOG_DISK_BYTES', fallback: () => 16 * 1024 ** 3, parse: parseInteger(0, Number.MAX_SAFE_INTEGER) },
@@ -169,9 +192,11 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   networkIpv4Pool: { variable: 'BERTH_NETWORK_IPV4_POOL', fallback: () => defaultPools.pool4, parse: parsePool4 },
   networkIpv6Pool: { variable: 'BERTH_NETWORK_IPV6_POOL', fallback: () => defaultPools.pool6, parse: parsePool6 },
   networkAddresses: { variable: 'BERTH_NETWORK_ADDRESSES', fallback: () => 'local', parse: parseChoice(['local', 'gateway'] as const) },
-  gateway: { variable: 'BERTH_GATEWAY', fallback: () => '', parse: parseGateway },
-  gatewayTokenFile: { variable: 'BERTH_GATEWAY_TOKEN_FILE', fallback: () => '', parse: text => resolve(text) },
+  gateway: { flag: 'gateway', variable: 'BERTH_GATEWAY', fallback: () => '', parse: parseGateway },
+  gatewayTokenFile: { flag: 'gatewayTokenFile', variable: 'BERTH_GATEWAY_TOKEN_FILE', fallback: () => '', parse: text => resolve(text) },
   gatewayCaFile: { variable: 'BERTH_GATEWAY_CA_FILE', fallback: () => '', parse: text => resolve(text) },
+  gatewayCertFile: { variable: 'BERTH_GATEWAY_CERT_FILE', fallback: () => '', parse: text => resolve(text) },
+  gatewayKeyFile: { variable: 'BERTH_GATEWAY_KEY_FILE', fallback: () => '', parse: text => resolve(text) },
   gatewayIpv4Pool: { variable: 'BERTH_GATEWAY_IPV4_POOL', fallback: () => '', parse: parseLeasedPool },
   networkResolvers: { variable: 'BERTH_NETWORK_RESOLVERS', fallback: () => [], parse: parseResolvers },
   publishAddress: { variable: 'BERTH_PUBLISH_ADDRESS', fallback: () => '127.0.0.1', parse: parseAddress },
@@ -190,6 +215,16 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   s2Endpoint: { variable: 'BERTH_S2_ENDPOINT', fallback: () => '', parse: parseHttpUrl },
   s2Basin: { variable: 'BERTH_S2_BASIN', fallback: () => '', parse: text => text },
   s2AccessTokenFile: { variable: 'BERTH_S2_ACCESS_TOKEN_FILE', fallback: () => '', parse: text => resolve(text) },
+  redis: { flag: 'redis', variable: 'BERTH_REDIS', fallback: () => '', parse: text => text },
+  redisPrefix: { variable: 'BERTH_REDIS_PREFIX', fallback: () => 'airstore', parse: parseRedisPrefix },
+  redisPasswordFile: { variable: 'BERTH_REDIS_PASSWORD_FILE', fallback: () => '', parse: text => resolve(text) },
+  redisCaFile: { variable: 'BERTH_REDIS_CA_FILE', fallback: () => '', parse: text => resolve(text) },
+  redisCertFile: { variable: 'BERTH_REDIS_CERT_FILE', fallback: () => '', parse: text => resolve(text) },
+  redisKeyFile: { variable: 'BERTH_REDIS_KEY_FILE', fallback: () => '', parse: text => resolve(text) },
+  pool: { flag: 'pool', variable: 'BERTH_POOL', fallback: () => 'default', parse: parsePool },
+  advertise: { flag: 'advertise', variable: 'BERTH_ADVERTISE', fallback: () => '', parse: parseAdvertise },
+  advertiseCaFile: { variable: 'BERTH_ADVERTISE_CA_FILE', fallback: () => '', parse: text => resolve(text) },
+  workerLabels: { variable: 'BERTH_WORKER_LABELS', fallback: () => new Map(), parse: parseWorkerLabels },
 }
 
 /**
@@ -225,6 +260,8 @@ export function readConfig (flags: RawFlags, environment: Environment): Config {
     pool4: String(config.networkIpv4Pool ?? 'wrong'),
   })
   if (addressProblem !== undefined) problems.push(addressProblem)
+  const fleetProblem = problems.length > 0 ? undefined : problemOfFleetSettings(config as unknown as Config)
+  if (fleetProblem !== undefined) problems.push(fleetProblem)
   if (problems.length > 0) throw new BerthError('invalid_argument', 'invalid_config', problems.join('\n'))
   return Object.freeze(config) as unknown as Config
 }

@@ -6,6 +6,11 @@ export interface ServeOptions {
   runDir?: string
   listen?: string
   socket?: string
+  gateway?: string
+  gatewayTokenFile?: string
+  redis?: string
+  pool?: string
+  advertise?: string
   stopSandboxes?: boolean
   configureHost?: boolean
   reclaimAndExit?: boolean
