@@ -18,6 +18,10 @@ export interface Config {
   runDir: string
   listen: { host: string, port: number }
   socketPath: string
+  /** PEM files of the API's certificate and its key, and of the authorities that clients must have theirs from; empty: none. */
+  tlsCertFile: string
+  tlsKeyFile: string
+  tlsClientCaFile: string
   /** End every sandbox when the daemon ends. */
   stopSandboxes: boolean
   /** End and remove everything that belongs to these directories, then exit. */
@@ -161,6 +165,9 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   runDir: { flag: 'runDir', variable: 'BERTH_RUN_DIR', fallback: () => '/run/berth', parse: parseDirectory },
   listen: { flag: 'listen', variable: 'BERTH_LISTEN', fallback: () => ({ host: '127.0.0.1', port: 7070 }), parse: parseListen },
   socketPath: { flag: 'socket', variable: 'BERTH_SOCKET', fallback: soFar => join(soFar.runDir ?? '/run/berth', 'berth.sock'), parse: parseSocket },
+  tlsCertFile: { variable: 'BERTH_TLS_CERT_FILE', fallback: () => '', parse: text => resolve(text) },
+  tlsKeyFile: { variable: 'BERTH_TLS_KEY_FILE', fallback: () => '', parse: text => resolve(text) },
+  tlsClientCaFile: { variable: 'BERTH_TLS_CLIENT_CA_FILE', fallback: () => '', parse: text => resolve(text) },
   stopSandboxes: { flag: 'stopSandboxes', variable: 'BERTH_STOP_SANDBOXES', fallback: () => false, parse: parseBoolean },
   reclaimAndExit: { flag: 'reclaimAndExit', variable: 'BERTH_RECLAIM_AND_EXIT', fallback: () => false, parse: parseBoolean },
   logLevel: { variable: 'BERTH_LOG_LEVEL', fallback: () => 'info', parse: parseChoice(logLevels) },
@@ -260,6 +267,8 @@ export function readConfig (flags: RawFlags, environment: Environment): Config {
     pool4: String(config.networkIpv4Pool ?? 'wrong'),
   })
   if (addressProblem !== undefined) problems.push(addressProblem)
+  if ((config.tlsCertFile === '') !== (config.tlsKeyFile === '')) problems.push('BERTH_TLS_CERT_FILE and BERTH_TLS_KEY_FILE belong together: give both or neither')
+  if (config.tlsClientCaFile !== '' && config.tlsCertFile === '') problems.push('BERTH_TLS_CLIENT_CA_FILE needs BERTH_TLS_CERT_FILE')
   const fleetProblem = problems.length > 0 ? undefined : problemOfFleetSettings(config as unknown as Config)
   if (fleetProblem !== undefined) problems.push(fleetProblem)
   if (problems.length > 0) throw new BerthError('invalid_argument', 'invalid_config', problems.join('\n'))

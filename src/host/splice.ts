@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { TLSSocket } from 'node:tls'
 import { cleanEnv } from './command.ts'
 import { startProgram } from './spawn.ts'
 
@@ -38,9 +39,9 @@ interface Handle {
 
 const splicePath = join(import.meta.dirname, '../../build/splice')
 
-/** Whether a connection can be spliced: it is open, and there is nothing but the kernel below it. */
+/** Whether a connection can be spliced: it is open, and there is nothing but the kernel below it, TLS neither. */
 export function isSpliceable (socket: Socket | null | undefined): socket is Socket {
-  return socket != null && !socket.destroyed && (handleOf(socket)?.fd ?? -1) >= 0
+  return socket != null && !socket.destroyed && !(socket instanceof TLSSocket) && (handleOf(socket)?.fd ?? -1) >= 0
 }
 
 /**
