@@ -24,6 +24,7 @@ import { openEventsDatabase, openNetworkDatabase, openStateDatabase } from './se
 import { EventLog, type NewEvent } from './services/events/event-log.ts'
 import { ExecManager } from './services/execs/exec-manager.ts'
 import { FileManager } from './services/files/file-manager.ts'
+import { HostDrain } from './services/host/host-drain.ts'
 import { readHostId } from './services/host/host-id.ts'
 import { HostInfo } from './services/host/host-info.ts'
 import { reclaimHost } from './services/host/reclaim.ts'
@@ -112,6 +113,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const db = await stack.acquire('database', () => openStateDatabase(join(config.stateDir, 'berth.db')), opened => opened.close())
   const events = await stack.acquire('events', () => new EventLog({ db: openEventsDatabase(join(config.stateDir, 'events.db'), logger) }), log => log.close())
   const news = tolerant(events, logger)
+  const drain = await stack.acquire('drain', () => HostDrain.open({ path: join(config.stateDir, 'drain.json'), events: news, logger }), opened => opened.close())
   const tokens = new TokenStore({ db })
   const idempotency = new IdempotencyStore({ db })
   const metrics = createMetrics()
@@ -169,6 +171,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     logger,
     defaultRuntime: config.runtime,
     maxConcurrentStarts: config.maxConcurrentStarts,
+    assertTaking: () => drain.assertTaking(),
     events: news,
     onSetUp: timings => metrics.observeSetUp(timings),
     onEnded: record => {
@@ -207,7 +210,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const forwarder: PreviewForwarder = new PreviewForwarder({ targets: sandboxes, beginActivity: id => sandboxes.beginActivity(id) })
   stack.defer('previews', () => forwarder.open.close())
   const tickets = new TicketStore({ isTokenValid: id => tokens.isValid(id) })
-  const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes })
+  const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes, drain })
 
   const startedMs = performance.now()
   await sandboxes.open()

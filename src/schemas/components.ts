@@ -3,7 +3,7 @@ import { Type, type Static, type TSchema, type TUnsafe } from '@sinclair/typebox
 import { Event, EventPage } from './event.ts'
 import { Exec, ExecCreate, ExecEvent, ExecPage, ExecResult, ExecSignal } from './exec.ts'
 import { FileChange, FileEntry, FileMatch, FileMatches, FileMkdir, FileMove, FilePage, FileRemove } from './file.ts'
-import { Health, Host, Readiness, RuntimeInfo } from './host.ts'
+import { Health, Host, HostDrainRequest, Readiness, RuntimeInfo } from './host.ts'
 import {
   Image, ImageDetail, ImageLayer, ImagePage, ImagePrune, ImagePull, ImageRemoval, LayerPullProgress, PruneResult, PullEvent, RegistryCredentials,
 } from './image.ts'
@@ -32,7 +32,7 @@ const named: TSchema[] = [
   TaskRequests, TaskRetry, TaskEnd, TaskAttempt, TaskCreate, TaskBatch, Task, TaskPage, TaskBatchResult, PoolStats, QueueStatus, OutputSpec, OutputView, OutputState,
   TerminalEnd, Terminal, TerminalPage, TerminalCreate, TerminalUpdate, AttachEvent, AttachCommand,
   FileEntry, FilePage, FileMkdir, FileMove, FileRemove, FileChange, FileMatch, FileMatches,
-  LogRecord, LogFrame, LogEnd, Event, EventPage, RuntimeInfo, Host, Health, Readiness,
+  LogRecord, LogFrame, LogEnd, Event, EventPage, RuntimeInfo, Host, HostDrainRequest, Health, Readiness,
 ]
 
 /** A reference to a named schema, with the same static type. */

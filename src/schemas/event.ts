@@ -5,7 +5,7 @@ import { Page, Timestamp, Words } from './wire.ts'
 export const EventType = Words([
   'sandbox.status', 'sandbox.updated', 'sandbox.network', 'sandbox.deleted', 'sandbox.leak', 'exec.started', 'exec.ended',
   'terminal.started', 'terminal.ended',
-  'task.created', 'task.status', 'task.deleted', 'host.started', 'host.stopping', 'image.pulled', 'image.removed', 'image.stalled', 'image.recovered', 'image.damaged', 'image.lost',
+  'task.created', 'task.status', 'task.deleted', 'host.started', 'host.stopping', 'host.draining', 'host.undrained', 'image.pulled', 'image.removed', 'image.stalled', 'image.recovered', 'image.damaged', 'image.lost',
 ])
 export type EventType = Static<typeof EventType>
 
@@ -17,7 +17,7 @@ export const Event = Type.Object({
   execId: Type.Optional(Type.String()),
   terminalId: Type.Optional(Type.String()),
   taskId: Type.Optional(Type.String()),
-  data: Type.Record(Type.String(), Type.Unknown(), { description: 'sandbox.status: {from, to, reason?, exitCode?}; sandbox.network: {egress, publish}; terminal.ended: {reason, exitCode?}; task.status: {from, to, attempt, reason?, exitCode?}; image.…: {digest, reference?} and what else there is to say' }),
+  data: Type.Record(Type.String(), Type.Unknown(), { description: 'sandbox.status: {from, to, reason?, exitCode?}; sandbox.network: {egress, publish}; terminal.ended: {reason, exitCode?}; task.status: {from, to, attempt, reason?, exitCode?}; host.draining: {stopAt?}; image.…: {digest, reference?} and what else there is to say' }),
 }, { $id: 'Event', additionalProperties: false })
 export type Event = Static<typeof Event>
 

@@ -1,55 +1,95 @@
-import { credentials, Metadata, makeClientConstructor, setLogVerbosity, logVerbosity, status, type Client, type ChannelOptions, type ServiceError } from '@grpc/grpc-js'
-import { loadSync } from '@grpc/proto-loader'
-import { X509Certificate } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
-import { fileURLToPath } from 'node:url'
+import { status } from '@grpc/grpc-js'
 import { BerthError } from '../errors.ts'
-import { readSecretFile } from '../lib/secret-file.ts'
 import type { AddressLease, AddressSource } from '../services/network/address-source.ts'
+import type { Room } from '../services/tasks/task-queue.ts'
+import { codeOf, GatewayChannel, nonsense, type GatewayCallOptions, type GatewayChannelOptions } from './gateway-channel.ts'
+import type { EndedReport, StartedReport } from './gateway-reports.ts'
 
-export interface GatewayClientOptions {
-  /** HOST:PORT */
-  target: string
-  /** As which worker the gateway knows this host. */
+export interface GatewayClientOptions extends GatewayChannelOptions {
+  /** As which worker the gateway knows this host until it has registered: the host's id. */
   workerId: string
-  /** Holds the token; read anew for each call, so that it can be replaced. */
-  tokenFile: string
-  /** PEM of the authorities that may have signed the gateway's certificate; absent: plain text. */
-  caFile?: string
-  callTimeoutMs?: number
 }
 
-interface WorkerStub extends Client {
-  allocateIp: Unary<{ sandboxId: string, workerId: string }, { ip: string, gateway: string, prefixLen: number }>
-  releaseIp: Unary<{ sandboxId: string }, object>
+export type JoinStatus = 'available' | 'draining'
+
+/** What a host says of itself to its gateway. */
+export interface WorkerFacts {
+  hostname: string
+  pool: string
+  capacity: Room
+  free: Room
+  /** Of Berth. */
+  version: string
+  labels: Readonly<Record<string, string>>
+  /** Where the gateway reaches the host's API; empty: nowhere. */
+  apiUrl: string
+  /** PEM of the authorities of its certificate; empty: the usual ones. */
+  apiCa: string
+  sandboxes: number
+  tasks: number
 }
 
-type Unary<Request, Response> = (request: Request, metadata: Metadata, options: { deadline: number }, done: (error: ServiceError | null, response?: Response) => void) => unknown
-
-const protoPath = fileURLToPath(new URL('../../proto/worker.proto', import.meta.url))
-const usualCallTimeoutMs = 5000
-const tokenBytes = { minBytes: 1, maxBytes: 4096 }
-const channelOptions: ChannelOptions = {
-  // A gateway that is back is found soon.
-  'grpc.initial_reconnect_backoff_ms': 500,
-  'grpc.max_reconnect_backoff_ms': 10_000,
-  // The proxy of an environment is for what lies outside.
-  'grpc.enable_http_proxy': 0,
-  'grpc.service_config_disable_resolution': 1,
-  // Connections end with their client.
-  'grpc.use_local_subchannel_pool': 1,
+export interface Registration {
+  hostId: string
+  status: JoinStatus
+  facts: WorkerFacts
+  /** By which the gateway may use the host's API. */
+  apiToken?: string
 }
 
-/** This host's end of its gateway: `worker.WorkerService`, see proto/worker.proto. */
+export interface Registered {
+  workerId: string
+  /** What the gateway says, unbounded; absent: it says nothing. */
+  heartbeatMs?: number
+}
+
+/** What somebody asked of this host by way of the gateway. */
+export interface Wish {
+  wish: 'drain' | 'undrain'
+  /** Another number is another wish. */
+  number: number
+}
+
+/** A worker as a gateway tells of it. What an old one does not know is absent. */
+export interface WorkerInfo {
+  id: string
+  status: string
+  pool: string
+  hostname: string
+  version: string
+  capacity: Room
+  lastSeenAt: string
+  registeredAt: string
+  labels: Record<string, string>
+  free?: Room
+}
+
+interface WireRoom { cpu: number, memory: number }
+interface WireWorker extends WireRoom {
+  id: string
+  status: string
+  poolName: string
+  hostname: string
+  lastSeenAt: number
+  registeredAt: number
+  version: string
+  labels: Record<string, string>
+  free: WireRoom | null
+}
+
+/** Any gateway's own kind of id; nothing that would spoil a log or a file. */
+const workerIdPattern = /^[\x21-\x7e]{1,256}$/
+/** The last instant that a Date holds, in seconds. */
+const maxSeconds = 8.64e12
+
+/** This host's end of its gateway: the ten calls of `worker.WorkerService`, see proto/worker.proto. */
 export class GatewayClient implements AddressSource {
-  readonly #options: GatewayClientOptions
-  readonly #certificates: Buffer | undefined
-  #stub: WorkerStub | undefined
-  #isClosed = false
+  readonly #channel: GatewayChannel
+  #workerId: string
 
-  private constructor (options: GatewayClientOptions, certificates: Buffer | undefined) {
-    this.#options = options
-    this.#certificates = certificates
+  private constructor (channel: GatewayChannel, workerId: string) {
+    this.#channel = channel
+    this.#workerId = workerId
   }
 
   /**
@@ -57,107 +97,118 @@ export class GatewayClient implements AddressSource {
    *
    * @throws BerthError invalid_argument `invalid_config` when a file cannot be used.
    */
-  static async open (options: GatewayClientOptions): Promise<GatewayClient> {
-    await readToken(options.tokenFile).catch((error: unknown) => { throw invalidConfig('BERTH_GATEWAY_TOKEN_FILE', error) })
-    const certificates = options.caFile === undefined
-      ? undefined
-      : await readCertificates(options.caFile).catch((error: unknown) => { throw invalidConfig('BERTH_GATEWAY_CA_FILE', error) })
-    // What fails is told by the calls; the log is JSON.
-    setLogVerbosity(logVerbosity.NONE)
-    return new GatewayClient(options, certificates)
+  static async open ({ workerId, ...options }: GatewayClientOptions): Promise<GatewayClient> {
+    return new GatewayClient(await GatewayChannel.open(options), workerId)
+  }
+
+  /** HOST:PORT of the gateway. */
+  get target (): string {
+    return this.#channel.target
+  }
+
+  /** Joins the fleet. From then on addresses and reports go by the id that the gateway gave. @throws BerthError unavailable `gateway_…` */
+  async register ({ hostId, status: joinStatus, facts, apiToken = '' }: Registration, options?: GatewayCallOptions): Promise<Registered> {
+    const { hostname, pool, capacity, free, version, labels, apiUrl, apiCa } = facts
+    const { workerId, heartbeatIntervalMs } = await this.#channel.call<{ workerId: string, heartbeatIntervalMs: number }>('registerWorker', {
+      hostname, poolName: pool, ...toWire(capacity), version, hostId, apiUrl, apiToken, labels, free: toWire(free), apiCa, status: joinStatus,
+    }, options)
+    if (!workerIdPattern.test(workerId)) throw nonsense('no id for a worker')
+    this.#workerId = workerId
+    return { workerId, ...(heartbeatIntervalMs > 0 ? { heartbeatMs: heartbeatIntervalMs } : {}) }
+  }
+
+  /** @throws BerthError unavailable `gateway_…`; with NOT_FOUND the gateway does not know the worker. */
+  async heartbeat (workerId: string, { free, sandboxes, tasks }: Pick<WorkerFacts, 'free' | 'sandboxes' | 'tasks'>, options?: GatewayCallOptions): Promise<Wish | undefined> {
+    const { wish, wishNumber } = await this.#channel.call<{ wish: string, wishNumber: number }>('heartbeat', { workerId, free: toWire(free), sandboxes, tasks }, options)
+    if (wish === '') return undefined
+    if ((wish !== 'drain' && wish !== 'undrain') || !Number.isSafeInteger(wishNumber)) throw nonsense('a wish that is none')
+    return { wish, number: wishNumber }
+  }
+
+  /** @throws BerthError unavailable `gateway_…`, likewise. */
+  async updateStatus (workerId: string, joinStatus: JoinStatus, options?: GatewayCallOptions): Promise<void> {
+    await this.#channel.call('updateStatus', { workerId, status: joinStatus }, options)
+  }
+
+  /** Leaves the fleet; a worker that the gateway does not know has left. @throws BerthError unavailable `gateway_…` */
+  async deregister (workerId: string, options?: GatewayCallOptions): Promise<void> {
+    await withoutNotFound(this.#channel.call('deregister', { workerId }, options))
+  }
+
+  /** Undefined where there is no such worker. @throws BerthError unavailable `gateway_…` */
+  async getWorker (workerId: string, options?: GatewayCallOptions): Promise<WorkerInfo | undefined> {
+    const worker = await withoutNotFound(this.#channel.call<WireWorker>('getWorker', { workerId }, options))
+    return worker && fromWire(worker)
+  }
+
+  /** @throws BerthError unavailable `gateway_…` */
+  async listWorkers (options?: GatewayCallOptions): Promise<WorkerInfo[]> {
+    const { workers } = await this.#channel.call<{ workers: WireWorker[] }>('listWorkers', {}, options)
+    return workers.map(fromWire)
+  }
+
+  /** @throws BerthError unavailable `gateway_…` */
+  async setTaskStarted ({ taskId, fence, sandboxId = '' }: StartedReport, options?: GatewayCallOptions): Promise<void> {
+    await this.#channel.call('setTaskStarted', { taskId, workerId: this.#workerId, fence, sandboxId }, options)
+  }
+
+  /** @throws BerthError unavailable `gateway_…` */
+  async setTaskResult ({ taskId, fence, status: taskStatus, exitCode, error = '' }: EndedReport, options?: GatewayCallOptions): Promise<void> {
+    await this.#channel.call('setTaskResult', { taskId, exitCode: exitCode ?? (taskStatus === 'complete' ? 0 : noExitCode), error, workerId: this.#workerId, fence, status: taskStatus }, options)
   }
 
   async allocate (leaseId: string): Promise<AddressLease> {
-    const { workerId } = this.#options
-    const { ip, gateway, prefixLen } = await this.#call<{ ip: string, gateway: string, prefixLen: number }>(
-      (stub, metadata, options, done) => stub.allocateIp({ sandboxId: leaseId, workerId }, metadata, options, done))
+    const { ip, gateway, prefixLen } = await addressErrors(this.#channel.call<{ ip: string, gateway: string, prefixLen: number }>('allocateIp', { sandboxId: leaseId, workerId: this.#workerId }))
     return { ipv4: ip, gateway4: gateway, prefixLength: prefixLen }
   }
 
   async release (leaseId: string): Promise<void> {
-    try {
-      await this.#call<object>((stub, metadata, options, done) => stub.releaseIp({ sandboxId: leaseId }, metadata, options, done))
-    } catch (error) {
-      if (codeOf((error as BerthError).cause) !== status.NOT_FOUND) throw error
-    }
+    await addressErrors(withoutNotFound(this.#channel.call('releaseIp', { sandboxId: leaseId })))
   }
 
   close (): void {
-    this.#isClosed = true
-    this.#stub?.close()
+    this.#channel.close()
   }
+}
 
-  async #call<T> (start: (stub: WorkerStub, metadata: Metadata, options: { deadline: number }, done: (error: ServiceError | null, response?: T) => void) => void): Promise<T> {
-    const metadata = new Metadata()
-    try {
-      metadata.set('authorization', `Bearer ${await readToken(this.#options.tokenFile)}`)
-    } catch (cause) {
-      throw unavailable('this host has no token for its gateway: see BERTH_GATEWAY_TOKEN_FILE and the log of the host', cause)
+/** Of a task whose command never came to an end of its own. */
+const noExitCode = -1
+
+function toWire ({ cpuMillis, memoryBytes }: Room): WireRoom {
+  return { cpu: Math.trunc(cpuMillis), memory: Math.trunc(memoryBytes) }
+}
+
+/** @throws BerthError for numbers that a double does not hold. */
+function fromWire ({ id, status: workerStatus, poolName, hostname, cpu, memory, lastSeenAt, registeredAt, version, labels, free }: WireWorker): WorkerInfo {
+  const room = (wire: WireRoom): Room => {
+    if (!Number.isSafeInteger(wire.cpu) || !Number.isSafeInteger(wire.memory)) throw nonsense('a room that no host has')
+    return { cpuMillis: wire.cpu, memoryBytes: wire.memory }
+  }
+  const time = (seconds: number) => {
+    if (Math.abs(seconds) > maxSeconds) throw nonsense('a time that is none')
+    return new Date(seconds * 1000).toISOString()
+  }
+  if (!workerIdPattern.test(id)) throw nonsense('no id for a worker')
+  return {
+    id, status: workerStatus, pool: poolName, hostname, version, capacity: room({ cpu, memory }), lastSeenAt: time(lastSeenAt), registeredAt: time(registeredAt), labels, ...(free ? { free: room(free) } : {}),
+  }
+}
+
+/** Undefined for what the gateway does not know. */
+async function withoutNotFound<T> (call: Promise<T>): Promise<T | undefined> {
+  return await call.catch((error: unknown) => {
+    if (codeOf(error) !== status.NOT_FOUND) throw error
+    return undefined
+  })
+}
+
+/** In the words of an AddressSource. */
+async function addressErrors<T> (call: Promise<T>): Promise<T> {
+  return await call.catch((error: BerthError) => {
+    const { message, cause } = error
+    if (codeOf(error) === status.RESOURCE_EXHAUSTED) {
+      throw new BerthError('exhausted', 'addresses_exhausted', 'the gateway has no address left for a sandbox; stop or delete a sandbox on any of its hosts, then try again', { cause })
     }
-    if (this.#isClosed) throw unavailable('the daemon is ending; try again when it is back')
-    const stub = this.#stub ?? this.#connect()
-    const { promise, resolve, reject } = Promise.withResolvers<T>()
-    start(stub, metadata, { deadline: Date.now() + (this.#options.callTimeoutMs ?? usualCallTimeoutMs) }, (error, response) => error ? reject(error) : resolve(response as T))
-    return await promise.catch((error: unknown) => {
-      // A connection over which nothing comes back any more would be believed in for a quarter of an hour.
-      if (codeOf(error) === status.DEADLINE_EXCEEDED && this.#stub === stub) {
-        this.#stub = undefined
-        stub.close()
-      }
-      throw refusal(error)
-    })
-  }
-
-  #connect (): WorkerStub {
-    const definition = loadSync(protoPath, { defaults: true })['worker.WorkerService']
-    const Stub = makeClientConstructor(definition as never, 'WorkerService')
-    const channel = this.#certificates ? credentials.createSsl(this.#certificates) : credentials.createInsecure()
-    this.#stub = new Stub(this.#options.target, channel, channelOptions) as unknown as WorkerStub
-    return this.#stub
-  }
-}
-
-/** @throws Error that says what is wrong, and holds nothing of the token. */
-async function readToken (path: string): Promise<string> {
-  const token = (await readSecretFile(path, tokenBytes)).toString('utf8').trim()
-  if (!/^[\x21-\x7e]+$/.test(token)) throw new Error('it holds no token: one line of letters, digits and signs')
-  return token
-}
-
-async function readCertificates (path: string): Promise<Buffer> {
-  const pem = await readFile(path)
-  try {
-    // The first of them; gRPC itself takes anything.
-    void new X509Certificate(pem)
-  } catch (cause) {
-    throw new Error('it holds no certificate in PEM', { cause })
-  }
-  return pem
-}
-
-function codeOf (error: unknown): status | undefined {
-  return (error as Partial<ServiceError> | undefined)?.code
-}
-
-function refusal (cause: unknown): BerthError {
-  const code = codeOf(cause)
-  if (code === status.RESOURCE_EXHAUSTED) {
-    return new BerthError('exhausted', 'addresses_exhausted', 'the gateway has no address left for a sandbox; stop or delete a sandbox on any of its hosts, then try again', { cause })
-  }
-  if (code === status.UNAUTHENTICATED || code === status.PERMISSION_DENIED) {
-    return unavailable('the gateway that gives sandboxes their addresses refuses this host: see its token in BERTH_GATEWAY_TOKEN_FILE', cause)
-  }
-  if (code === status.UNAVAILABLE || code === status.DEADLINE_EXCEEDED) {
-    return unavailable('the gateway that gives sandboxes their addresses does not answer; try again when it is back, and see BERTH_GATEWAY and the log of the host', cause)
-  }
-  return unavailable(`the gateway gives this host no address (${code === undefined ? 'no reason' : status[code]}); see its log and that of the host`, cause)
-}
-
-function unavailable (message: string, cause?: unknown): BerthError {
-  return new BerthError('unavailable', 'addresses_unavailable', message, { cause })
-}
-
-function invalidConfig (variable: string, error: unknown): BerthError {
-  const problem = (error as NodeJS.ErrnoException).code ? `it cannot be read (${(error as NodeJS.ErrnoException).code})` : (error as Error).message
-  return new BerthError('invalid_argument', 'invalid_config', `${variable}: ${problem}`, { cause: error })
+    throw new BerthError('unavailable', 'addresses_unavailable', `the gateway gives sandboxes their addresses: ${message}`, { cause })
+  })
 }

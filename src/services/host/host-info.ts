@@ -1,8 +1,9 @@
 import { statfs } from 'node:fs/promises'
 import { availableParallelism, freemem, hostname, loadavg, release, totalmem } from 'node:os'
-import type { Host, RuntimeInfo } from '../../schemas/host.ts'
+import type { Host, HostDrainRequest, HostGateway, HostQueue, RuntimeInfo } from '../../schemas/host.ts'
 import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
 import { liveStatuses } from '../sandboxes/sandbox-status.ts'
+import type { HostDrain } from './host-drain.ts'
 
 export interface HostInfoOptions {
   id: string
@@ -11,6 +12,10 @@ export interface HostInfoOptions {
   cgroupVersion: number
   runtimes: readonly RuntimeInfo[]
   sandboxes: SandboxManager
+  drain: Pick<HostDrain, 'state' | 'drain' | 'undrain'>
+  /** Of a host that belongs to a fleet. */
+  gateway?: (() => HostGateway) | undefined
+  queue?: (() => HostQueue) | undefined
 }
 
 /** What this machine and daemon are, and whether they can take work. */
@@ -32,8 +37,21 @@ export class HostInfo {
     return { ready: false, problems: [this.#status === 'starting' ? 'the daemon is starting: it is taking over the sandboxes that it finds' : 'the daemon is ending'] }
   }
 
+  /** @throws what the disk throws: then it is as before. */
+  async drain (request: HostDrainRequest): Promise<Host> {
+    await this.#options.drain.drain(request)
+    return await this.describe()
+  }
+
+  /** @throws what the disk throws: then it is as before. */
+  async undrain (): Promise<Host> {
+    await this.#options.drain.undrain()
+    return await this.describe()
+  }
+
   async describe (): Promise<Host> {
-    const { id, version, stateDir, cgroupVersion, runtimes, sandboxes } = this.#options
+    const { id, version, stateDir, cgroupVersion, runtimes, sandboxes, gateway, queue } = this.#options
+    const drain = this.#options.drain.state
     const disk = await statfs(stateDir)
     const live = sandboxes.all().filter(sandbox => liveStatuses.includes(sandbox.status))
     const sum = (pick: (resources: { cpuMillis: number, memoryBytes: number }) => number) => live.reduce((total, { record }) => total + pick(record.resources), 0)
@@ -41,7 +59,7 @@ export class HostInfo {
       id,
       hostname: hostname(),
       version,
-      status: this.#status,
+      status: drain && this.#status === 'ready' ? 'draining' : this.#status,
       startedAt: this.#startedAt,
       pid: process.pid,
       kernel: release(),
@@ -57,6 +75,9 @@ export class HostInfo {
         diskBytes: (disk.blocks - disk.bfree) * disk.bsize,
         loadAverage: loadavg(),
       },
+      ...(drain && { drain }),
+      ...(gateway && { gateway: gateway() }),
+      ...(queue && { queue: queue() }),
     }
   }
 }

@@ -22,6 +22,8 @@ export interface SandboxManagerOptions extends Omit<LifecycleParts, 'onStatus' |
   defaultRuntime: string
   /** How many sandboxes are set up at once. */
   maxConcurrentStarts: number
+  /** Throws while this host takes no sandbox but those of tasks. */
+  assertTaking?: () => void
   events: { append: (event: { type: EventType, sandboxId: string, data: Record<string, unknown> }) => unknown }
   /** Told when a sandbox has ended, so that followers of its log can end too. */
   onEnded: (record: SandboxRecord) => void
@@ -84,11 +86,11 @@ export class SandboxManager {
   async create (input: SandboxCreate, options: { idempotencyKey?: string } = {}): Promise<Sandbox> {
     this.#assertOpen()
     const { idempotencyKey } = options
-    if (idempotencyKey === undefined) return toWire((await this.#create(input)).record)
+    if (idempotencyKey === undefined) return toWire((await this.#createAsked(input)).record)
     // The same key while the first create is under way, or after a restart lost its answer, is the same sandbox.
     let created = this.#byIdempotencyKey.get(idempotencyKey)
     if (!created) {
-      created = this.#create(input, { idempotencyKey })
+      created = this.#createAsked(input, { idempotencyKey })
       this.#byIdempotencyKey.set(idempotencyKey, created)
       created.catch(() => this.#byIdempotencyKey.delete(idempotencyKey))
     }
@@ -104,6 +106,11 @@ export class SandboxManager {
   /** The sandbox that was made for a delivery of a task, deleted or not; undefined where none ever came to run, or its record is gone. */
   ofTask (taskId: string, fence: number): SandboxLifecycle | undefined {
     return this.all().find(({ record: { task, wasCreated } }) => task?.id === taskId && task.fence === fence && wasCreated)
+  }
+
+  async #createAsked (input: SandboxCreate, origin: Pick<SandboxRecord, 'idempotencyKey'> = {}): Promise<SandboxLifecycle> {
+    this.#options.assertTaking?.()
+    return await this.#create(input, origin)
   }
 
   async #create (input: SandboxCreate, origin: Pick<SandboxRecord, 'idempotencyKey' | 'task'> = {}): Promise<SandboxLifecycle> {

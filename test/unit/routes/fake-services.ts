@@ -227,7 +227,7 @@ export function makeServices () {
         yield { seq: 2, at, type: 'host.stopping', data: {} }
       },
     },
-    host: { describe: async () => ({}) as Host, readiness: () => ({ ready: true, problems: [] }) },
+    host: { describe: async () => ({}) as Host, drain: async () => ({}) as Host, undrain: async () => ({}) as Host, readiness: () => ({ ready: true, problems: [] }) },
     files: {} as AppServices['files'],
     tickets: { create: facts => ({ ticket: `ticket-${'port' in facts ? facts.port : 'any'}`, expiresAt: at }), redeem: () => undefined },
     tokens: {
