@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import { withDeadline } from '../../lib/deadline.ts'
 import type { StepTiming } from '../../schemas/sandbox.ts'
+import { activeSpan, inChildSpan } from '../tracing/span.ts'
 import type { SandboxRecord } from './sandbox-record.ts'
 import type { SandboxStep, SetUpRequest } from './sandbox-steps.ts'
 
@@ -72,11 +73,11 @@ export class StepLadder {
   }
 }
 
-/** Runs a step and notes how long it took. @throws StepError */
+/** Runs a step and notes how long it took, also in the trace that asked for it. @throws StepError */
 export async function timed (timings: StepTiming[], step: string, work: () => Promise<void>): Promise<void> {
   const startedMs = performance.now()
   try {
-    await work()
+    await inChildSpan(activeSpan(), `sandbox.setup.${step}`, work)
   } catch (error) {
     throw new StepError(step, error)
   }
