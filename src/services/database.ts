@@ -149,6 +149,10 @@ const taskSteps = [`
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
   ) STRICT, WITHOUT ROWID;
+`, `
+  -- Of deliveries of a fleet: how much of them the fleet has been told.
+  ALTER TABLE tasks ADD COLUMN report TEXT CHECK (report IN ('none', 'started', 'settled', 'done', 'abandoned'));
+  CREATE INDEX tasks_unreported ON tasks (seq) WHERE report IN ('none', 'started', 'settled');
 `]
 
 const networkSteps = [`

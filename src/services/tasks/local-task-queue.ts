@@ -4,9 +4,11 @@ import type { NewsListener, TaskLedger } from './task-ledger.ts'
 import { begin, cancelWaiting, deliver, finish, giveBack, requeue } from './task-moves.ts'
 import type { Claim, ClaimId, ClaimRequest, Outcome, PoolCounts, Renewal, TaskQueue } from './task-queue.ts'
 import type { NewTask, StartFacts, TaskRecord } from './task-record.ts'
-import { isoTime, toRecord, type KeptTask } from './task-rows.ts'
+import { newKeptTask, toRecord, type KeptTask } from './task-rows.ts'
 
 const defaultMaxReturns = 10
+/** What this host cannot begin goes back to the fleet soon: another may. */
+const maxReturnsOfDelivery = 2
 /** So many lapsed leases are taken back in one claim. */
 const lapseBatch = 100
 
@@ -129,6 +131,9 @@ export class LocalTaskQueue implements TaskQueue {
   async retry (taskId: string): Promise<TaskRecord> {
     return await this.#ledger.run(() => {
       const task = this.#find(taskId)
+      if (task.report !== undefined) {
+        throw new BerthError('conflict', 'task_of_fleet', `task ${taskId} is a delivery of task ${task.spec.fleet?.taskId} of the fleet; try that one again, at its gateway`)
+      }
       if (task.status !== 'failed' && task.status !== 'cancelled') {
         throw new BerthError('conflict', 'invalid_state', `task ${taskId} is ${task.status}; only one that has failed or was cancelled can be tried again`)
       }
@@ -152,30 +157,10 @@ export class LocalTaskQueue implements TaskQueue {
     await this.#ledger.close()
   }
 
-  #push ({ id, spec, delayMs, idempotencyKey }: NewTask, now: number): KeptTask {
+  #push (task: NewTask, now: number): KeptTask {
+    const { idempotencyKey } = task
     const known = idempotencyKey === undefined ? undefined : this.#ledger.rows.findByKey(idempotencyKey)
-    return known ?? this.#ledger.add({
-      id,
-      spec,
-      createdAt: now,
-      status: 'pending',
-      lane: this.#ledger.lanes.keyOf(spec),
-      availableAt: now + delayMs,
-      isDue: delayMs <= 0,
-      attempt: 1,
-      lastAttempt: spec.maxAttempts,
-      fence: 0,
-      faults: 0,
-      owner: undefined,
-      leaseUntil: undefined,
-      cancelAt: undefined,
-      endedAt: undefined,
-      isDeadLetter: false,
-      areOutputsDone: spec.outputs.length === 0,
-      end: undefined,
-      attempts: [],
-      history: [{ at: isoTime(now), status: 'pending', attempt: 1 }],
-    }, idempotencyKey)
+    return known ?? this.#ledger.add(newKeptTask(task, { lane: this.#ledger.lanes.keyOf(task.spec), now }), idempotencyKey)
   }
 
   #takeBackLapsed (claimer: string, now: number): void {
@@ -184,7 +169,11 @@ export class LocalTaskQueue implements TaskQueue {
   }
 
   #giveBack (task: KeptTask, options: { delayMs: number, isFault: boolean, message: string | undefined }): void {
-    this.#ledger.change(task, () => giveBack(task, { ...options, maxFaults: this.#maxReturns, now: this.#ledger.now() }), task => task.attempts.at(-1)?.end)
+    this.#ledger.change(task, () => giveBack(task, { ...options, maxFaults: this.#maxReturnsOf(task), now: this.#ledger.now() }), task => task.attempts.at(-1)?.end)
+  }
+
+  #maxReturnsOf ({ report }: KeptTask): number {
+    return report === undefined ? this.#maxReturns : Math.min(this.#maxReturns, maxReturnsOfDelivery)
   }
 
   #find (taskId: string): KeptTask {

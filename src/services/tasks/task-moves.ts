@@ -46,7 +46,7 @@ export function finish (task: KeptTask, { status, end, isRetryable }: Outcome, n
   task.attempt++
 }
 
-/** `maxFaults`: the fault that ends it. */
+/** `maxFaults`: the fault that ends it. A delivery of a fleet that nobody is to blame for goes back to the fleet: here it has ended. */
 export function giveBack (task: KeptTask, options: { delayMs: number, isFault: boolean, message: string | undefined, maxFaults: number, now: number }): void {
   const { delayMs, isFault, message, maxFaults, now } = options
   const at = isoTime(now)
@@ -55,6 +55,7 @@ export function giveBack (task: KeptTask, options: { delayMs: number, isFault: b
   letGo(task)
   if (isFault) task.faults++
   if (task.cancelAt !== undefined) return conclude(task, { status: 'cancelled', end: { reason: 'cancelled', at, ...said }, endedAt: now })
+  if (!isFault && task.report !== undefined) return conclude(task, { status: 'cancelled', end: { reason: 'drained', at, ...said }, endedAt: now })
   if (task.faults < maxFaults) return putBack(task, now + delayMs, now)
   const sum = `handed out ${task.faults} times without being run to an end`
   conclude(task, { status: 'failed', end: { reason: 'undeliverable', at, message: message === undefined ? sum : `${sum}; at last: ${message}` }, endedAt: now })
@@ -62,7 +63,12 @@ export function giveBack (task: KeptTask, options: { delayMs: number, isFault: b
 
 export function cancelWaiting (task: KeptTask, now: number): void {
   task.cancelAt = now
-  conclude(task, { status: 'cancelled', end: { reason: 'cancelled', at: isoTime(now) }, endedAt: now })
+  endWaiting(task, { status: 'cancelled', end: { reason: 'cancelled', at: isoTime(now) } }, now)
+}
+
+/** Ends what was never begun. */
+export function endWaiting (task: KeptTask, { status, end }: Pick<Outcome, 'status' | 'end'>, now: number): void {
+  conclude(task, { status, end, endedAt: now })
 }
 
 /** As many attempts as it had; they are numbered on. */
@@ -100,7 +106,8 @@ function conclude (task: KeptTask, { status, end, endedAt }: { status: Outcome['
   task.isDue = false
   task.end = end
   task.endedAt = endedAt
-  task.isDeadLetter = status === 'failed' && (task.attempt > 1 || end.reason === 'setup_failed' || end.reason === 'undeliverable')
+  // What comes of a delivery is for its fleet to say.
+  task.isDeadLetter = task.report === undefined && status === 'failed' && (task.attempt > 1 || end.reason === 'setup_failed' || end.reason === 'undeliverable')
 }
 
 /** The pause after the attempt that has just ended, in milliseconds. */

@@ -57,6 +57,12 @@ export interface StatusChange {
   message?: string
 }
 
+/**
+ * How much of a delivery the fleet has been told, durably: nothing, that it was started, how it ended (the queue alone), everything.
+ * abandoned: it is somebody else's, and nothing is told.
+ */
+export type ReportStage = 'none' | 'started' | 'settled' | 'done' | 'abandoned'
+
 export interface TaskRecord {
   id: string
   spec: TaskSpec
@@ -73,6 +79,8 @@ export interface TaskRecord {
   cancelRequestedAt?: string
   end?: TaskEnd
   isDeadLetter?: boolean
+  /** Of deliveries of a fleet, on their host. */
+  report?: ReportStage
 }
 
 /** What a delivery learns once its sandbox is there. */

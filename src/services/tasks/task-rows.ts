@@ -1,7 +1,7 @@
 /** Tasks as rows of `tasks.db`, and back. */
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite'
 import type { TaskEnd, TaskStatus } from '../../schemas/task.ts'
-import type { AttemptRecord, StatusChange, TaskRecord, TaskSpec } from './task-record.ts'
+import type { AttemptRecord, NewTask, ReportStage, StatusChange, TaskRecord, TaskSpec } from './task-record.ts'
 
 /** A task as the queue works on it. Times are milliseconds since the epoch. */
 export interface KeptTask {
@@ -28,6 +28,8 @@ export interface KeptTask {
   endedAt: number | undefined
   isDeadLetter: boolean
   areOutputsDone: boolean
+  /** Of deliveries of a fleet. */
+  report: ReportStage | undefined
   end: TaskEnd | undefined
   attempts: AttemptRecord[]
   history: StatusChange[]
@@ -103,15 +105,42 @@ export class TaskRows {
 
 const changing = [
   'status', 'lane', 'available_at', 'is_due', 'attempt', 'last_attempt', 'fence', 'faults', 'owner', 'lease_until', 'cancel_at', 'ended_at',
-  'is_dead', 'outputs_done', 'end', 'attempts', 'history',
+  'is_dead', 'outputs_done', 'report', 'end', 'attempts', 'history',
 ]
 
 function changingValues (task: Omit<KeptTask, 'seq'>): SQLInputValue[] {
   return [
     task.status, task.lane, task.availableAt, Number(task.isDue), task.attempt, task.lastAttempt, task.fence, task.faults,
     task.owner ?? null, task.leaseUntil ?? null, task.cancelAt ?? null, task.endedAt ?? null, Number(task.isDeadLetter), Number(task.areOutputsDone),
-    task.end === undefined ? null : JSON.stringify(task.end), JSON.stringify(task.attempts), JSON.stringify(task.history),
+    task.report ?? null, task.end === undefined ? null : JSON.stringify(task.end), JSON.stringify(task.attempts), JSON.stringify(task.history),
   ]
+}
+
+/** A task as it is when it is queued. */
+export function newKeptTask ({ id, spec, delayMs }: NewTask, { lane, now }: { lane: string, now: number }): Omit<KeptTask, 'seq'> {
+  return {
+    id,
+    spec,
+    createdAt: now,
+    status: 'pending',
+    lane,
+    availableAt: now + delayMs,
+    isDue: delayMs <= 0,
+    attempt: 1,
+    lastAttempt: spec.maxAttempts,
+    fence: 0,
+    faults: 0,
+    owner: undefined,
+    leaseUntil: undefined,
+    cancelAt: undefined,
+    endedAt: undefined,
+    isDeadLetter: false,
+    areOutputsDone: spec.outputs.length === 0,
+    report: spec.fleet !== undefined && spec.fleet.fence > 0 ? 'none' : undefined,
+    end: undefined,
+    attempts: [],
+    history: [{ at: isoTime(now), status: 'pending', attempt: 1 }],
+  }
 }
 
 export function toKeptTask (row: Row): KeptTask {
@@ -134,6 +163,7 @@ export function toKeptTask (row: Row): KeptTask {
     endedAt: row.ended_at === null ? undefined : Number(row.ended_at),
     isDeadLetter: row.is_dead === 1,
     areOutputsDone: row.outputs_done === 1,
+    report: row.report === null ? undefined : row.report as ReportStage,
     end: row.end === null ? undefined : JSON.parse(String(row.end)) as TaskEnd,
     attempts: JSON.parse(String(row.attempts)) as AttemptRecord[],
     history: JSON.parse(String(row.history)) as StatusChange[],
@@ -154,7 +184,13 @@ export function toRecord (task: KeptTask): TaskRecord {
     ...task.cancelAt !== undefined && { cancelRequestedAt: isoTime(task.cancelAt) },
     ...task.end && { end: task.end },
     ...task.isDeadLetter && { isDeadLetter: true },
+    ...task.report && { report: task.report },
   }
+}
+
+/** A delivery of a fleet of which there is still something to tell. */
+export function isUnreported ({ report }: Pick<KeptTask, 'report'>): boolean {
+  return report !== undefined && report !== 'done' && report !== 'abandoned'
 }
 
 export function isoTime (ms: number): string {

@@ -3,10 +3,11 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
 import type { SandboxEnd } from '../../schemas/sandbox.ts'
+import type { StopOptions } from '../sandboxes/lifecycle-parts.ts'
 import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
 import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
 import { waitForStatus } from '../sandboxes/sandbox-wait.ts'
-import { verdictOfEnd, verdictOfRefusal, type Verdict } from './task-outcome.ts'
+import { verdictOfDrain, verdictOfEnd, verdictOfLoss, verdictOfRefusal, type Verdict } from './task-outcome.ts'
 import type { Claim, Room, TaskQueue } from './task-queue.ts'
 import type { TaskRecord } from './task-record.ts'
 import { toSandboxCreate } from './task-spec.ts'
@@ -39,6 +40,7 @@ export class TaskRun {
   readonly #closing = new AbortController()
   #isCancelled: boolean
   #isAbandoned = false
+  #drainGraceMs: number | undefined
   /** Its report is under way or done: whether the lease still holds says nothing any more. */
   #isReporting = false
   #sandbox: SandboxLifecycle | undefined
@@ -72,6 +74,13 @@ export class TaskRun {
     if (!this.#isReporting) this.#abandon()
   }
 
+  /** The host goes away: it is ended, with this grace, and given back. */
+  drain (graceMs: number): void {
+    if (this.#drainGraceMs !== undefined || this.#isReporting) return
+    this.#drainGraceMs = graceMs
+    this.#stop()
+  }
+
   /** Lets go of the run without touching its sandbox. */
   close (): void {
     this.#closing.abort()
@@ -95,8 +104,9 @@ export class TaskRun {
   async #reachEnd (onStarted: () => void): Promise<Verdict> {
     const { task, fence, taskId } = this.claim
     const found = this.#parts.sandboxes.ofTask(taskId, fence)
-    if (!found && task.status === 'running') return vanished()
+    if (!found && task.status === 'running') return verdictOfLoss()
     if (!found && this.#isCancelled) return verdictOfRefusal(undefined, { isCancelled: true })
+    if (!found && this.#drainGraceMs !== undefined) return verdictOfDrain()
     try {
       this.#sandbox = found ?? await this.#create()
     } catch (error) {
@@ -106,11 +116,11 @@ export class TaskRun {
     onStarted()
     const { record } = this.#sandbox
     if (task.status !== 'running') await this.#reportStart(record)
-    if (this.#isCancelled || this.#isAbandoned) this.#stop()
+    if (this.#isCancelled || this.#isAbandoned || this.#drainGraceMs !== undefined) this.#stop()
     await waitForStatus(this.#sandbox, { signal: this.#closing.signal })
     const end = record.end ?? { reason: 'lost', at: new Date().toISOString() } satisfies SandboxEnd
     const isDeleted = (record.isDeleting ?? false) || record.deletedAt !== undefined
-    if (isDeleted && end.reason === 'requested' && !this.#isCancelled) return vanished()
+    if (isDeleted && end.reason === 'requested' && !this.#isCancelled) return verdictOfLoss()
     return verdictOfEnd(end, { isCancelled: this.#isCancelled })
   }
 
@@ -156,16 +166,17 @@ export class TaskRun {
   #stop (): void {
     const sandbox = this.#sandbox
     if (!sandbox || sandbox.hasEnded) return
-    sandbox.stop({ reason: 'requested', ...(this.#isAbandoned ? { force: true } : { graceMs: cancelGraceMs }) })
+    sandbox.stop(this.#howToStop())
       .catch(error => this.#log('warn', { err: error }, 'the sandbox of a task could not be stopped'))
+  }
+
+  #howToStop (): StopOptions {
+    if (this.#isAbandoned) return { reason: 'requested', force: true }
+    if (this.#isCancelled || this.#drainGraceMs === undefined) return { reason: 'requested', graceMs: cancelGraceMs }
+    return { reason: 'drained', graceMs: this.#drainGraceMs }
   }
 
   #log (level: 'info' | 'warn' | 'error', fields: object, message: string): void {
     this.#parts.logger[level]({ taskId: this.claim.taskId, fence: this.claim.fence, ...fields }, message)
   }
-}
-
-function vanished (): Verdict {
-  const end = { reason: 'sandbox_deleted', at: new Date().toISOString(), message: 'the sandbox of the task was deleted before it had ended' } as const
-  return { verdict: 'settle', outcome: { status: 'failed', end, isRetryable: false } }
 }

@@ -25,6 +25,7 @@ const renewalsPerLease = 3
 export class TaskScheduler {
   readonly #options: TaskSchedulerOptions
   readonly #runs = new Map<string, TaskRun>()
+  readonly #ending = new Set<Promise<void>>()
   #timers: NodeJS.Timeout[] = []
   #stopWatching: (() => void) | undefined
   #pumping: Promise<void> | undefined
@@ -44,7 +45,18 @@ export class TaskScheduler {
   }
 
   get free (): Room {
-    return this.#options.room.free([...this.#runs.values()].map(({ room }) => room))
+    return this.#options.room.free(this.taken)
+  }
+
+  /** What those that are being run request, one by one. */
+  get taken (): Room[] {
+    return [...this.#runs.values()].map(({ room }) => room)
+  }
+
+  /** How many are being run, and for how many of them a sandbox is still being made. */
+  get counts (): { running: number, starting: number } {
+    const runs = [...this.#runs.values()]
+    return { running: runs.length, starting: runs.filter(({ isStarting }) => isStarting).length }
   }
 
   /** Goes on with what an earlier daemon of this host had claimed, and deletes sandboxes of deliveries that are over. */
@@ -85,6 +97,23 @@ export class TaskScheduler {
     this.#isDraining = true
   }
 
+  /** Takes tasks again. */
+  undrain (): void {
+    this.#isDraining = false
+    this.poke()
+  }
+
+  /**
+   * Takes nothing more, ends what runs with the reason `drained`, and gives it back; resolves when all of it has been reported on.
+   * `graceMs`: how long a program has to end by itself.
+   */
+  async stopAll (graceMs: number): Promise<void> {
+    this.drain()
+    await this.#pumping
+    for (const run of this.#runs.values()) run.drain(graceMs)
+    await Promise.all(this.#ending)
+  }
+
   /** Lets go of every task without touching its sandbox: the next daemon goes on with them. */
   async close (): Promise<void> {
     this.#isClosed = true
@@ -108,7 +137,7 @@ export class TaskScheduler {
   async #takeOne (): Promise<boolean> {
     const { queue, room, owner, pools, leaseMs, maxStarting } = this.#options
     if (this.#isClosed || this.#isDraining) return false
-    if ([...this.#runs.values()].filter(({ isStarting }) => isStarting).length >= maxStarting) return false
+    if (this.counts.starting >= maxStarting) return false
     this.#heldBack = await room.heldBack()
     if (this.#heldBack) return false
     const [claim] = await queue.claim({ owner, pools, limit: 1, leaseMs, room: this.free, capacity: room.largest })
@@ -123,10 +152,12 @@ export class TaskScheduler {
     const run = new TaskRun(claim, this.#options)
     this.#runs.set(taskId, run)
     this.#options.onChange(claim.task)
-    void run.run(() => this.poke()).finally(() => {
+    const ended = run.run(() => this.poke()).finally(() => {
       if (this.#runs.get(taskId) === run) this.#runs.delete(taskId)
+      this.#ending.delete(ended)
       this.poke()
     })
+    this.#ending.add(ended)
   }
 
   async #renew (): Promise<void> {

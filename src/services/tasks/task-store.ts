@@ -1,6 +1,7 @@
 /** The tasks of this host on SQLite: one connection and one group commit, seen as a queue, as a table, and as news. */
 import type { DatabaseSync } from 'node:sqlite'
 import { LocalTaskQueue } from './local-task-queue.ts'
+import { TaskDeliveries } from './task-deliveries.ts'
 import { TaskLedger, type TaskQueueOptions } from './task-ledger.ts'
 import type { TaskOutbox } from './task-outbox.ts'
 import { TaskTable } from './task-table.ts'
@@ -10,6 +11,7 @@ export type { TaskQueueOptions } from './task-ledger.ts'
 export interface TaskStore {
   queue: LocalTaskQueue
   table: TaskTable
+  deliveries: TaskDeliveries
   outbox: TaskOutbox
   /** Carries out what was asked for already, refuses what comes later, and closes the database. */
   close: () => Promise<void>
@@ -23,6 +25,7 @@ export function openTaskStore ({ db, options }: { db: DatabaseSync, options: Tas
   return {
     queue: new LocalTaskQueue(ledger, { maxReturns: options.maxReturns }),
     table: new TaskTable(ledger),
+    deliveries: new TaskDeliveries(ledger),
     outbox: ledger.outbox,
     close: async () => {
       if (isClosed) return

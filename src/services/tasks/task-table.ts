@@ -3,7 +3,7 @@ import { BerthError } from '../../errors.ts'
 import type { TaskStatus } from '../../schemas/task.ts'
 import type { TaskLedger } from './task-ledger.ts'
 import type { TaskRecord } from './task-record.ts'
-import { isoTime, taskColumns, toKeptTask, toRecord, type KeptTask } from './task-rows.ts'
+import { isoTime, isUnreported, taskColumns, toKeptTask, toRecord, type KeptTask } from './task-rows.ts'
 
 export interface TaskFilter {
   /** One of these. */
@@ -17,6 +17,9 @@ export interface TaskFilter {
   until?: string
   isDeadLetter?: boolean
 }
+
+/** Tasks of this host, and deliveries of which nothing is left to be told. */
+const isToldSql = "(report IS NULL OR report IN ('done', 'abandoned'))"
 
 interface Place {
   createdAt: number
@@ -74,12 +77,15 @@ export class TaskTable {
     })
   }
 
-  /** Answers false where there is none. @throws BerthError conflict `invalid_state` unless it has ended. */
+  /** Answers false where there is none. @throws BerthError conflict `invalid_state` unless it has ended, `not_reported` before its fleet has been told. */
   async remove (id: string): Promise<boolean> {
     return await this.#ledger.run(() => {
       const task = this.#ledger.rows.find(id)
       if (task === undefined) return false
       if (task.endedAt === undefined) throw new BerthError('conflict', 'invalid_state', `task ${id} is ${task.status}; cancel it, wait for its end, then delete it`)
+      if (isUnreported(task)) {
+        throw new BerthError('conflict', 'not_reported', `the fleet has not been told yet how task ${id} ended; delete it when it has: as soon as this host reaches Redis and the gateway`)
+      }
       this.#ledger.remove(task)
       return true
     })
@@ -87,7 +93,7 @@ export class TaskTable {
 
   /**
    * Removes ended tasks, those first that ended first, in batches between which others run; answers their ids.
-   * One whose outputs are not done stays, however many there are, until it is twice as old.
+   * One whose outputs are not done stays, however many there are, until it is twice as old; a delivery that its fleet was not told of, always.
    */
   async prune ({ maxAgeMs, maxCount }: { maxAgeMs: number, maxCount: number }): Promise<string[]> {
     const removed: string[] = []
@@ -113,9 +119,10 @@ export class TaskTable {
     const ended = Number(rows.prepare('SELECT count(*) AS n FROM tasks INDEXED BY tasks_by_end WHERE ended_at IS NOT NULL').get()?.n)
     const tooMany = Math.min(Math.max(ended - maxCount, 0), pruneBatch)
     // All that end before a time are a prefix of the order in which they ended, so age and count come to one list.
-    const old = rows.select('WHERE ended_at <= ? AND (outputs_done = 1 OR ended_at <= ?) ORDER BY ended_at LIMIT ?', now - maxAgeMs, now - graceFactor * maxAgeMs, pruneBatch)
+    const mayGo = `${isToldSql} AND (outputs_done = 1 OR ended_at <= ?) ORDER BY ended_at LIMIT ?`
+    const old = rows.select(`WHERE ended_at <= ? AND ${mayGo}`, now - maxAgeMs, now - graceFactor * maxAgeMs, pruneBatch)
     if (old.length >= tooMany) return old
-    return rows.select('WHERE ended_at IS NOT NULL AND (outputs_done = 1 OR ended_at <= ?) ORDER BY ended_at LIMIT ?', now - graceFactor * maxAgeMs, tooMany)
+    return rows.select(`WHERE ended_at IS NOT NULL AND ${mayGo}`, now - graceFactor * maxAgeMs, tooMany)
   }
 }
 
