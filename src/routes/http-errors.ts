@@ -100,7 +100,7 @@ function classify (error: unknown, request: FastifyRequest, options: ErrorAnswer
   if (error instanceof BerthError) return error
   const { code, name } = error as FastifyError
   if (name === 'AbortError') {
-    return options.closing.aborted ? hostStopping() : new BerthError('cancelled', 'client_gone', 'the client went away before the answer')
+    return options.closing.aborted ? stoppingReason(options.closing) : new BerthError('cancelled', 'client_gone', 'the client went away before the answer')
   }
   switch (code) {
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
@@ -121,6 +121,11 @@ function classify (error: unknown, request: FastifyRequest, options: ErrorAnswer
 /** What a request that the daemon's end interrupts is told. */
 export function hostStopping (): BerthError {
   return new BerthError('unavailable', 'host_stopping', 'the daemon is shutting down; sandboxes go on, try again when it is back')
+}
+
+/** Why an end was asked for, where that is for clients to know. */
+function stoppingReason ({ reason }: AbortSignal): BerthError {
+  return reason instanceof BerthError ? reason : hostStopping()
 }
 
 /** Keeps each registered path with its methods, to tell a wrong method from a wrong path. */

@@ -25,11 +25,13 @@ export interface IdempotencyKeys {
    * Claims a key, or says what its request was answered.
    * @throws BerthError conflict when the key is of another request, or its request is still under way.
    */
-  begin: (request: IdempotentRequest) => { state: 'new' } | { state: 'replay' } & KeptAnswer
-  complete: (request: IdempotentRequest, answer: KeptAnswer) => void
+  begin: (request: IdempotentRequest) => KeyState | Promise<KeyState>
+  complete: (request: IdempotentRequest, answer: KeptAnswer) => void | Promise<void>
   /** Forgets the claim: the request changed nothing. */
-  abandon: (request: IdempotentRequest) => void
+  abandon: (request: IdempotentRequest) => void | Promise<void>
 }
+
+export type KeyState = { state: 'new' } | { state: 'replay' } & KeptAnswer
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -49,14 +51,17 @@ declare module 'fastify' {
 
 const keptHeaders = ['content-type', 'location']
 
-/** Honours Idempotency-Key on every POST: first claims the key, at the end keeps a success and forgets a failure. */
-export function addIdempotency (app: FastifyInstance, keys: IdempotencyKeys): void {
+/**
+ * Honours Idempotency-Key on every POST: first claims the key, at the end keeps a success and forgets a failure.
+ * `ownerOf` says whose key it is: the id of the token, where that of the request's principal does not.
+ */
+export function addIdempotency (app: FastifyInstance, keys: IdempotencyKeys, ownerOf: (request: FastifyRequest) => string = ownerByPrincipal): void {
   app.decorateRequest('idempotent', undefined)
   app.addHook('preHandler', async (request, reply) => {
     if (request.method !== 'POST' || request.is404) return
-    const claim = claimOf(request)
+    const claim = claimOf(request, ownerOf)
     if (claim === undefined) return
-    const known = keys.begin(claim)
+    const known = await keys.begin(claim)
     if (known.state === 'replay') return replay(reply, known)
     request.idempotent = claim
   })
@@ -65,19 +70,23 @@ export function addIdempotency (app: FastifyInstance, keys: IdempotencyKeys): vo
     if (claim === undefined) return
     request.idempotent = undefined
     const isKept = reply.statusCode < 300 && (typeof payload === 'string' || payload == null)
-    if (isKept) keys.complete(claim, { status: reply.statusCode, headers: headersToKeep(reply), body: payload ?? '' })
-    else keys.abandon(claim)
+    if (isKept) await keys.complete(claim, { status: reply.statusCode, headers: headersToKeep(reply), body: payload ?? '' })
+    else await keys.abandon(claim)
   })
 }
 
-function claimOf (request: FastifyRequest): IdempotentRequest | undefined {
+function ownerByPrincipal ({ principal }: FastifyRequest): string {
+  return principal?.id ?? 'root'
+}
+
+function claimOf (request: FastifyRequest, ownerOf: (request: FastifyRequest) => string): IdempotentRequest | undefined {
   const key = request.headers['idempotency-key']
   if (key === undefined || request.routeOptions.config.answersSecret) return undefined
   if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
     throw new BerthError('invalid_argument', 'idempotency_key_invalid', 'Idempotency-Key must be 1 to 255 visible ASCII characters')
   }
   const bodyHash = createHash('sha256').update(JSON.stringify(withoutSecrets(request)) ?? '').digest('hex')
-  return { tokenId: request.principal?.id ?? 'root', key, method: request.method, path: request.url, bodyHash }
+  return { tokenId: ownerOf(request), key, method: request.method, path: request.url, bodyHash }
 }
 
 function withoutSecrets ({ body, routeOptions }: FastifyRequest): unknown {
