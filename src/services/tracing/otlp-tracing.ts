@@ -11,8 +11,8 @@ import type { Span, SpanAttributes, SpanOptions } from './span.ts'
 import { runTraced, type Tracing, type TracingOptions } from './tracing.ts'
 
 /** An end of the process waits no longer than this for a collector. */
-const closeWithinMs = 3000
-const exportWithinMs = 5000
+const closeWithinMs = 2000
+const exportWithinMs = 3000
 /** Spans that wait for a collector; beyond this the youngest are dropped. */
 const maxWaitingSpans = 4096
 /** A collector that stays away is worth a line now and then. */
@@ -35,7 +35,8 @@ export class OtlpTracing implements Tracing {
         'service.version': version,
         ...(instanceId === undefined ? {} : { 'service.instance.id': instanceId }),
       }),
-      spanProcessors: [new BatchSpanProcessor(reporting(exporter, logger), {
+      spanProcessors: [new BatchSpanProcessor({
+        exporter: reporting(exporter, logger),
         maxQueueSize: maxWaitingSpans,
         scheduledDelayMillis: 2000,
         exportTimeoutMillis: exportWithinMs,
