@@ -1,0 +1,91 @@
+/** What passes between a client and a host, header by header: RFC 9110, section 7.6.1. Who the client is to the gateway is not for the host. */
+import { createHash } from 'node:crypto'
+
+/** Names and values in turn, as Node gives and takes them: order, case and repetitions are kept. */
+export type RawHeaders = readonly string[]
+
+/** About one connection; what `Connection` names joins them. */
+const hopByHop = ['connection', 'keep-alive', 'proxy-authenticate', 'proxy-authorization', 'proxy-connection', 'te', 'transfer-encoding', 'upgrade']
+
+/** Said anew by the gateway, or the client's own business with it. */
+const replacedInRequests = [
+  'host', 'authorization', 'cookie', 'x-request-id', 'idempotency-key', 'sec-websocket-protocol', 'trailer',
+  'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-forwarded-prefix', 'x-forwarded-port', 'x-forwarded-server', 'forwarded', 'x-real-ip',
+]
+
+/** Not for a host to say: they hold for the whole origin of the gateway. */
+const strippedFromAnswers = [
+  'set-cookie', 'set-cookie2', 'clear-site-data', 'service-worker-allowed', 'strict-transport-security', 'public-key-pins', 'alt-svc', 'nel', 'report-to', 'accept-ch',
+]
+
+/** A message cannot do without these, whatever its Connection says of them. */
+const neverNamed = new Set(['content-length', 'host', 'content-type', 'content-encoding', 'expect'])
+
+export interface RequestHeaderFacts {
+  /** Where the host listens: host and port. */
+  authority: string
+  clientAddress: string | undefined
+  isEncrypted: boolean
+  requestId: string
+  /** Of the host's own; without it the host is not told who asks. */
+  token?: string | undefined
+  idempotencyKey?: string | undefined
+  /** Subprotocols of a WebSocket, in the place of those that were offered. */
+  protocols?: string | undefined
+}
+
+/** Headers of a request as the host gets them, without those that frame the body. */
+export function hostRequestHeaders (raw: RawHeaders, facts: RequestHeaderFacts): string[] {
+  const dropped = new Set([...hopByHop, ...namedByConnection(raw), ...replacedInRequests])
+  const kept = ['Host', facts.authority]
+  let host: string | undefined
+  for (const [name, value] of headerPairs(raw)) {
+    const lower = name.toLowerCase()
+    if (lower === 'host') host ??= value
+    if (!dropped.has(lower) && !lower.startsWith('x-berth-')) kept.push(name, value)
+  }
+  if (facts.token !== undefined) kept.push('Authorization', `Bearer ${facts.token}`)
+  if (facts.idempotencyKey !== undefined) kept.push('Idempotency-Key', facts.idempotencyKey)
+  if (facts.protocols !== undefined) kept.push('Sec-WebSocket-Protocol', facts.protocols)
+  if (facts.clientAddress !== undefined) kept.push('X-Forwarded-For', facts.clientAddress)
+  kept.push('X-Forwarded-Proto', facts.isEncrypted ? 'https' : 'http')
+  if (host !== undefined) kept.push('X-Forwarded-Host', host)
+  kept.push('X-Request-Id', facts.requestId)
+  return kept
+}
+
+export interface AnswerHeaderFacts {
+  /** Under what the client sees the host's paths. */
+  prefix: string
+  workerId: string
+  /** Whether fields may follow the body. */
+  hasTrailers: boolean
+}
+
+/** Headers of an answer as the client gets them, without those that frame the body. */
+export function clientAnswerHeaders (raw: RawHeaders, { prefix, workerId, hasTrailers }: AnswerHeaderFacts): string[] {
+  const dropped = new Set([...hopByHop, ...namedByConnection(raw), ...strippedFromAnswers, 'x-berth-worker', ...(hasTrailers ? [] : ['trailer'])])
+  const kept: string[] = []
+  for (const [name, value] of headerPairs(raw)) {
+    const lower = name.toLowerCase()
+    // `//host` leads elsewhere.
+    if (!dropped.has(lower)) kept.push(name, lower === 'location' && /^\/(?![/\\])/.test(value) ? prefix + value : value)
+  }
+  kept.push('X-Berth-Worker', workerId)
+  return kept
+}
+
+/** A client's Idempotency-Key as hosts know it: theirs all come by one token, and two clients may choose the same. */
+export function hostIdempotencyKey (principalId: string, key: string): string {
+  return `fleet-${createHash('sha256').update(`${principalId}\n${key}`).digest('base64url')}`
+}
+
+export function * headerPairs (raw: RawHeaders): Generator<[name: string, value: string]> {
+  for (let at = 0; at + 1 < raw.length; at += 2) yield [raw[at]!, raw[at + 1]!]
+}
+
+function namedByConnection (raw: RawHeaders): string[] {
+  return [...headerPairs(raw)]
+    .flatMap(([name, value]) => name.toLowerCase() === 'connection' ? value.split(',').map(token => token.trim().toLowerCase()) : [])
+    .filter(name => !neverNamed.has(name))
+}
