@@ -120,8 +120,9 @@ export class GatewayClient implements AddressSource {
   /** @throws BerthError unavailable `gateway_…`; with NOT_FOUND the gateway does not know the worker. */
   async heartbeat (workerId: string, { free, sandboxes, tasks }: Pick<WorkerFacts, 'free' | 'sandboxes' | 'tasks'>, options?: GatewayCallOptions): Promise<Wish | undefined> {
     const { wish, wishNumber } = await this.#channel.call<{ wish: string, wishNumber: number }>('heartbeat', { workerId, free: toWire(free), sandboxes, tasks }, options)
-    if (wish === '') return undefined
-    if ((wish !== 'drain' && wish !== 'undrain') || !Number.isSafeInteger(wishNumber)) throw nonsense('a wish that is none')
+    // A gateway of a later version may have other wishes.
+    if (wish !== 'drain' && wish !== 'undrain') return undefined
+    if (!Number.isSafeInteger(wishNumber)) throw nonsense('a number that no wish has')
     return { wish, number: wishNumber }
   }
 
@@ -190,7 +191,16 @@ function fromWire ({ id, status: workerStatus, poolName, hostname, cpu, memory, 
   }
   if (!workerIdPattern.test(id)) throw nonsense('no id for a worker')
   return {
-    id, status: workerStatus, pool: poolName, hostname, version, capacity: room({ cpu, memory }), lastSeenAt: time(lastSeenAt), registeredAt: time(registeredAt), labels, ...(free ? { free: room(free) } : {}),
+    id,
+    status: workerStatus,
+    pool: poolName,
+    hostname,
+    version,
+    capacity: room({ cpu, memory }),
+    lastSeenAt: time(lastSeenAt),
+    registeredAt: time(registeredAt),
+    labels,
+    ...(free && { free: room(free) }),
   }
 }
 

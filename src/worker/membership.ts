@@ -1,5 +1,6 @@
 import { status } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
+import { BerthError } from '../errors.ts'
 import { ChangeSignal } from '../lib/change-signal.ts'
 import { withDeadline } from '../lib/deadline.ts'
 import type { HostGateway } from '../schemas/host.ts'
@@ -39,9 +40,9 @@ const logEveryMs = 60_000
 /**
  * Keeps this host a worker of its gateway, as long as both exist. One loop, one call at a time:
  *
- *   register ─▶ tell the status where it is another ─▶ heartbeat, pause, heartbeat …
- *      ▲  └── fails: again after a pause                       │ NOT_FOUND: forgotten
- *      └───────────────────────────────────────────────────────┘
+ *   register ─▶ heartbeat when it is due ─▶ tell the status where it is another ─▶ pause, heartbeat …
+ *      ▲  └── fails: again after a pause                                │ NOT_FOUND: forgotten
+ *      └────────────────────────────────────────────────────────────────┘
  *
  * Nothing else depends on it: a gateway that is away, or answers what makes no sense, is told by `state` and the log alone.
  */
@@ -127,8 +128,8 @@ export class Membership {
   /** Answers how long nothing is to be done. */
   async #step (): Promise<number> {
     if (this.#workerId === undefined) await this.#register()
-    if (!this.#isEnding && this.#told !== this.#wanted) await this.#tell()
     if (!this.#isEnding && Date.now() >= this.#nextHeartbeatAt) await this.#beat()
+    if (!this.#isEnding && this.#told !== this.#wanted) await this.#tell()
     if (this.#problem !== undefined) this.#options.logger.info({ target: this.#options.client.target, workerId: this.#workerId }, 'the gateway is back')
     this.#problem = undefined
     this.#failures = 0
@@ -194,10 +195,13 @@ export class Membership {
       this.#report('the gateway does not know this host; it registers again', error)
     } else {
       this.#failures++
-      this.#report((error as Error).message, error)
+      this.#report(error instanceof BerthError ? error.message : 'this host cannot say what it is; see its log', error)
     }
     const isRefused = code === status.UNAUTHENTICATED || code === status.PERMISSION_DENIED
-    return isRefused ? maxMs * (0.5 + Math.random() / 2) : Math.random() * Math.min(maxMs, firstMs * 2 ** Math.min(30, this.#failures - 1))
+    const pauseMs = isRefused ? maxMs * (0.5 + Math.random() / 2) : Math.random() * Math.min(maxMs, firstMs * 2 ** Math.min(30, this.#failures - 1))
+    // A status that the gateway does not take is no reason to be taken for lost.
+    const heartbeatInMs = this.#workerId === undefined ? 0 : this.#nextHeartbeatAt - Date.now()
+    return heartbeatInMs > 0 ? Math.min(pauseMs, heartbeatInMs) : pauseMs
   }
 
   #report (problem: string, error: unknown): void {
