@@ -11,7 +11,7 @@ import { fileRoutes, type Files } from './routes/files.ts'
 import { hostRoutes, type HostRouteOptions } from './routes/host.ts'
 import { addErrorAnswers, hostStopping } from './routes/http-errors.ts'
 import { addHttpMetrics } from './routes/http-metrics.ts'
-import { addClosing, addManners, createHttpServer, defaultHttpLimits, type HttpLimits } from './routes/http-server.ts'
+import { addClosing, addManners, createHttpServer, defaultHttpLimits, type HttpLimits, type HttpServerOptions } from './routes/http-server.ts'
 import { addIdempotency, type IdempotencyKeys } from './routes/idempotency.ts'
 import { imageRoutes, type Images } from './routes/images.ts'
 import { addJsonBodies } from './routes/json-body.ts'
@@ -82,6 +82,8 @@ export interface AppOptions {
   previews?: PreviewGate
   /** Tells upgrades apart, here and at the other doors; it must know the previews. */
   upgrades?: UpgradeKeeper
+  /** Without it the API speaks plain HTTP. */
+  certificates?: HttpServerOptions['certificates']
 }
 
 /** Builds the HTTP face. It listens nowhere yet. */
@@ -98,6 +100,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
     logger: options.logger,
     limits,
     closing,
+    certificates: options.certificates,
     shouldUpgrade: request => upgrades.shouldUpgrade(request),
     ...(options.previews ? { rewriteUrl: request => options.previews!.rewriteUrl(request) } : {}),
   })

@@ -1,11 +1,10 @@
 /** The wiring: builds every service in order into one resource stack. Read top to bottom; each line uses only lines above it. */
 import { readFile, writeFile } from 'node:fs/promises'
-import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
-import { buildApp, defaultLimits } from './app.ts'
 import type { Config } from './config.ts'
+import { openDoors } from './daemon/open-doors.ts'
 import { proveSandbox } from './daemon/prove-sandbox.ts'
 import { wireImages } from './daemon/wire-images.ts'
 import { wireTasks, type WiredTasks } from './daemon/wire-tasks.ts'
@@ -15,11 +14,6 @@ import { LockFile } from './host/lock-file.ts'
 import { discoverPrograms, discoverRuntimes } from './host/programs.ts'
 import { removeTrees } from './host/remove.ts'
 import { ResourceStack } from './lib/resource-stack.ts'
-import { hostStopping } from './routes/http-errors.ts'
-import type { DoorOptions } from './routes/door.ts'
-import { GatewayDoor } from './routes/gateway-door.ts'
-import { PreviewGate } from './routes/preview.ts'
-import { RootSocket } from './routes/root-socket.ts'
 import { openEventsDatabase, openNetworkDatabase, openStateDatabase } from './services/database.ts'
 import { EventLog, type NewEvent } from './services/events/event-log.ts'
 import { ExecManager } from './services/execs/exec-manager.ts'
@@ -46,10 +40,8 @@ import { SandboxReconciler } from './services/sandboxes/sandbox-reconciler.ts'
 import { installInit, sandboxSteps, type SandboxStep } from './services/sandboxes/sandbox-steps.ts'
 import { UsageReader } from './services/sandboxes/usage-reader.ts'
 import type { TerminalManager } from './services/terminals/terminal-manager.ts'
-import { PreviewSessions } from './services/tokens/preview-sessions.ts'
 import { TicketStore } from './services/tokens/ticket-store.ts'
 import { TokenStore } from './services/tokens/token-store.ts'
-import { UpgradeKeeper } from './ws/upgrade-keeper.ts'
 
 export interface DaemonOptions {
   config: Config
@@ -267,29 +259,14 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     execLog: (id: string, execId: string) => execs.execLog(id, execId),
     taskLog: (id: string, attempt?: number) => tasks.manager.taskLog(id, attempt),
   }
-  const closing = new AbortController()
-  const forcing = new AbortController()
-  const previews = new PreviewGate({
-    tokens,
-    tickets,
-    sessions: new PreviewSessions({ db, isTokenValid: id => tokens.isValid(id) }),
-    isTrusted: socket => rootSocket.has(socket),
-    previewDomain: config.previewDomain || undefined,
+  const { url } = await openDoors({
+    config,
+    logger,
+    version,
+    db,
+    stack,
+    network,
     forwarder,
-    closing: closing.signal,
-    forcing: forcing.signal,
-    log: logger,
-  })
-  const upgrades = new UpgradeKeeper({ previews })
-  const door: DoorOptions = {
-    handle: (request, response) => app.routing(request, response),
-    maxHeaderBytes: defaultLimits.headBytes,
-    requestTimeoutMs: defaultLimits.requestTimeoutMs,
-    upgrades,
-  }
-  const rootSocket: RootSocket = new RootSocket({ ...door, path: config.socketPath })
-  const gatewayDoor = new GatewayDoor({ ...door, isWelcome: address => network.manager.mayReachApi(address) })
-  const app = buildApp({
     services: {
       tasks: tasks.manager,
       sandboxes,
@@ -310,24 +287,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
       idempotency,
       metrics: metrics.registry,
     },
-    logger,
-    version,
-    isTrusted: socket => rootSocket.has(socket),
-    closing: closing.signal,
-    forcing: forcing.signal,
-    previews,
-    upgrades,
-    limits: { followerStallMs: config.followerStallMs },
   })
-  await app.ready()
-  await stack.acquire('socket', () => rootSocket.open(), () => rootSocket.close())
-  await stack.acquire('http', () => app.listen({ host: config.listen.host, port: config.listen.port }), () => closeApp(app, config.shutdownGraceMs, forcing))
-  const { address, port } = app.server.address() as AddressInfo
-  // An API that listens everywhere is found there too.
-  const doors = ['0.0.0.0', '::'].includes(address) ? [] : Object.values(network.gateways)
-  await stack.acquire('gateway', () => gatewayDoor.open(doors, port), () => gatewayDoor.close())
-  await network.exposeApi(port)
-  stack.defer('streams', () => closing.abort(hostStopping()))
   stack.defer('status', () => {
     host.setStatus('stopping')
     news.append({ type: 'host.stopping' })
@@ -337,7 +297,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   host.setStatus('ready')
   news.append({ type: 'host.started', data: { version, hasHostRestarted } })
   return {
-    url: `http://${address.includes(':') ? `[${address}]` : address}:${port}`,
+    url,
     socketPath: config.socketPath,
     tokenPath,
     selfTest: () => proveSandbox(sandboxes, execs),
@@ -371,16 +331,6 @@ async function openGateway (config: Config, hostId: string) {
   const { GatewayClient } = await import('./worker/gateway-client.ts')
   const { gateway: target, gatewayTokenFile: tokenFile, gatewayCaFile: caFile } = config
   return await GatewayClient.open({ target, workerId: hostId, tokenFile, ...(caFile === '' ? {} : { caFile }) })
-}
-
-/** Lets requests under way come to their end, within the grace; then those that would not are told to. */
-async function closeApp (app: { close: () => Promise<unknown> }, graceMs: number, forcing: AbortController): Promise<void> {
-  const timer = setTimeout(() => forcing.abort(hostStopping()), graceMs)
-  try {
-    await app.close()
-  } finally {
-    clearTimeout(timer)
-  }
 }
 
 async function stopAll (sandboxes: SandboxManager, logger: Logger): Promise<void> {

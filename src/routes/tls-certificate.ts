@@ -1,9 +1,9 @@
 /** The certificate of a server, from PEM files that may be replaced while it runs. */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import type { TLSSocketOptions } from 'node:tls'
 import { BerthError } from '../errors.ts'
 import { readSecretFile } from '../lib/secret-file.ts'
+import type { ServerCertificates } from './http-server.ts'
 
 export interface TlsFiles {
   /** PEM: the certificate, and those between it and an authority that clients know. */
@@ -14,18 +14,15 @@ export interface TlsFiles {
   clientCaFile?: string
 }
 
-/** What a server of Node's takes. */
-export type ServerTls = Pick<TLSSocketOptions, 'cert' | 'key' | 'ca' | 'requestCert' | 'rejectUnauthorized'> & { minVersion: 'TLSv1.2' }
-
 interface Renewable {
-  setSecureContext: (options: ServerTls) => void
+  setSecureContext: (options: { cert: Buffer, key: Buffer, ca?: Buffer }) => void
 }
 
 const keyLimits = { minBytes: 1, maxBytes: 64 * 1024 }
 const lookEveryMs = 60_000
 
 /** @throws BerthError invalid_argument `invalid_config` that says which file is wrong, and why. */
-export async function readCertificate ({ certFile, keyFile, clientCaFile = '' }: TlsFiles): Promise<ServerTls> {
+export async function readCertificate ({ certFile, keyFile, clientCaFile = '' }: TlsFiles): Promise<ServerCertificates> {
   const cert = await readPem(certFile)
   const key = await readSecretFile(keyFile, keyLimits).catch((cause: unknown) => { throw wrong(keyFile, (cause as Error).message, cause) })
   try {
@@ -34,18 +31,18 @@ export async function readCertificate ({ certFile, keyFile, clientCaFile = '' }:
   } catch (cause) {
     throw wrong(keyFile, (cause as Error).message, cause)
   }
-  const clients = clientCaFile === '' ? {} : { ca: await readPem(clientCaFile), requestCert: true, rejectUnauthorized: true }
-  return { cert, key, ...clients, minVersion: 'TLSv1.2' }
+  return { cert, key, ...(clientCaFile === '' ? {} : { clientCa: await readPem(clientCaFile) }) }
 }
 
 /** Has a server use other files once they are there; those that cannot be used change nothing. Answers how to stop. */
-export function renewCertificate (server: Renewable, files: TlsFiles, first: ServerTls, onError: (error: unknown) => void): () => void {
+export function renewCertificate (server: Renewable, files: TlsFiles, first: ServerCertificates, onError: (error: unknown) => void): () => void {
   let current = first
   const timer = setInterval(() => {
     readCertificate(files).then(next => {
-      if (String(next.cert) === String(current.cert) && String(next.key) === String(current.key) && String(next.ca) === String(current.ca)) return
+      if (String(next.cert) === String(current.cert) && String(next.key) === String(current.key) && String(next.clientCa) === String(current.clientCa)) return
       current = next
-      server.setSecureContext(next)
+      const { cert, key, clientCa } = next
+      server.setSecureContext({ cert, key, ...(clientCa && { ca: clientCa }) })
     }).catch(onError)
   }, lookEveryMs).unref()
   return () => clearInterval(timer)
