@@ -24,7 +24,7 @@ export interface TestDaemonOptions {
   env?: Record<string, string>
   /** Another program in the place of bin/berth, given the same arguments. */
   command?: string[]
-  /** Its TCP port is in another network namespace: requests go through its socket. */
+  /** Requests go through its unix socket: its TCP port is in another network namespace, or speaks TLS. */
   isRemote?: boolean
 }
 
@@ -126,7 +126,8 @@ export class TestDaemon {
 
   /** One request. A body that is not a string is sent as JSON. */
   async request<T = Record<string, never>> (method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Answer<T>> {
-    const response = await fetch(`${this.url}${path}`, {
+    // The unix socket never speaks TLS.
+    const response = await fetch(`${this.#options.isRemote ? 'http://berth' : this.url}${path}`, {
       ...(this.#options.isRemote ? { dispatcher: this.#socketAgent ??= new Agent({ connect: { socketPath: this.socketPath } }) } : {}),
       method,
       headers: { authorization: `Bearer ${this.token}`, ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
