@@ -14,8 +14,10 @@ export interface FleetQueueOptions {
   reserveAfterMs?: number
   /** Ended tasks are kept for so long. */
   retentionMs?: number
-  /** Added to the time of Redis, which is the time of the queue; serves tests. */
-  clockOffsetMs?: () => number
+  /** Its users hear of these pools alone when they watch it, and should name those they claim from; of every pool without it. */
+  pools?: readonly string[]
+  /** Milliseconds since the epoch, in the place of the time of Redis, which is the time of the queue; serves tests. */
+  now?: () => number
   onError?: (error: unknown) => void
 }
 
@@ -46,5 +48,7 @@ export interface FleetTaskTable {
 export interface FleetQueue {
   queue: TaskQueue
   table: FleetTaskTable
+  /** Does what is due by now, and tells of it. While somebody watches the queue that happens by itself. */
+  sweep: () => Promise<void>
   close: () => Promise<void>
 }
