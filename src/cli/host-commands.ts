@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 import type { Host } from '../schemas/host.ts'
 import { ConnectionError } from './connection-error.ts'
+import { addDrainCommands } from './drain-commands.ts'
 import type { Shell } from './shell.ts'
 import { formatTable } from './table.ts'
 import { describeSize, describeSpan } from './units.ts'
@@ -10,9 +11,13 @@ interface Flags {
 }
 
 export function addHostCommands (program: Command, shell: Shell, act: (work: Promise<number>) => Promise<void>): void {
-  program.command('host').alias('info').summary('show the host: versions, runtimes, capacity, usage').description('Shows the host: versions, runtimes, capacity and usage.')
+  const host = program.command('host').alias('info').summary('show the host: versions, runtimes, capacity, usage').description('Shows the host: versions, runtimes, capacity and usage.')
     .option('--json', 'print JSON')
     .action((flags: Flags) => act(showHost(shell, flags)))
+  host.command('status').summary('the same').description('Shows the host, as berth host does.')
+    .option('--json', 'print JSON')
+    .action((flags: Flags) => act(showHost(shell, flags)))
+  addDrainCommands(host, shell, act)
   program.command('version').summary('show the versions of this program and of the daemon').description('Shows the versions of this program and of the daemon.')
     .option('--json', 'print JSON')
     .action((flags: Flags) => act(showVersion(shell, flags)))
@@ -30,6 +35,8 @@ function formatHost (host: Host): string {
   const facts = [
     ['Host', `${host.hostname} (${host.id})`],
     ['Status', `${host.status}, up ${describeSpan(Date.now() - Date.parse(host.startedAt))}, pid ${host.pid}`],
+    ...formatDrain(host),
+    ...formatFleet(host),
     ['Versions', `berth ${host.version}, node ${host.node}, kernel ${host.kernel}, cgroup v${host.cgroupVersion}`],
     ['Sandboxes', counts.length > 0 ? counts.join(', ') : 'none'],
     ['CPU', `${capacity.cpuMillis / 1000} cores, ${usage.requestedCpuMillis / 1000} promised, load ${usage.loadAverage.map(load => load.toFixed(2)).join(' ')}`],
@@ -39,6 +46,25 @@ function formatHost (host: Host): string {
   const runtimes = host.runtimes.map(({ name, version, platform, path, isDefault }) => [name, version, platform ?? '-', path, isDefault ? 'default' : ''])
   return facts.map(([name, value]) => `${`${name}:`.padEnd(11)}${value}\n`).join('') + '\n' +
     formatTable(['RUNTIME', 'VERSION', 'PLATFORM', 'PATH', ''], runtimes)
+}
+
+function formatDrain ({ drain }: Host): string[][] {
+  if (!drain) return []
+  const since = `for ${describeSpan(Date.now() - Date.parse(drain.since))}`
+  if (drain.stopAt === undefined) return [['Drained', since]]
+  const leftMs = Date.parse(drain.stopAt) - Date.now()
+  return [['Drained', `${since}, ${leftMs > 0 ? `stops its tasks in ${describeSpan(leftMs)}` : 'its tasks are stopped'}`]]
+}
+
+function formatFleet ({ gateway, queue }: Host): string[][] {
+  const facts: string[][] = []
+  if (gateway) {
+    const { target, isConnected, workerId, lastHeartbeatAt, problem } = gateway
+    const heard = lastHeartbeatAt === undefined ? '' : `, heartbeat ${describeSpan(Date.now() - Date.parse(lastHeartbeatAt))} ago`
+    facts.push(['Gateway', `${target}, ${isConnected ? `connected as ${workerId}` : `not connected${problem === undefined ? '' : `: ${problem}`}`}${heard}`])
+  }
+  if (queue) facts.push(['Queue', `pool ${queue.pool}, ${queue.isConnected ? 'connected' : 'not connected'}`])
+  return facts
 }
 
 /** A daemon that does not run is an answer here, not a failure. */
