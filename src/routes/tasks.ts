@@ -1,5 +1,7 @@
 /** Tasks over REST: queued commands, and the queue itself. */
 import { Type, type FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import type { TSchema } from '@sinclair/typebox'
+import type { FastifyRequest } from 'fastify'
 import { ref } from '../schemas/components.ts'
 import {
   PoolName, QueueStatus, Task, TaskBatch, TaskBatchResult, TaskCreate, TaskId, TaskPage, TaskStatus,
@@ -37,7 +39,7 @@ export interface Tasks {
   create: (input: TaskCreate, options: { idempotencyKey?: string }) => Promise<Task>
   /** All or none, in the order of the inputs. */
   createBatch: (inputs: TaskCreate[], options: { idempotencyKey?: string }) => Promise<Task[]>
-  list: (filter: TaskFilter) => TaskPage
+  list: (filter: TaskFilter) => TaskPage | Promise<TaskPage>
   get: (id: string) => Promise<Task>
   wait: (id: string, options: TaskWait) => Promise<Task>
   cancel: (id: string) => Promise<Task>
@@ -47,17 +49,28 @@ export interface Tasks {
 }
 
 export interface TaskRouteOptions {
-  tasks: Tasks
+  /** The one service there is, or that of who asks. */
+  tasks: Tasks | ((request: FastifyRequest) => Tasks)
   closing: AbortSignal
+  /** What a body may be, and what the queue is called; those of a host when absent. */
+  forms?: TaskForms
 }
+
+export interface TaskForms {
+  task: TSchema
+  batch: TSchema
+  queueSummary: string
+}
+
+const hostForms: TaskForms = { task: TaskCreate, batch: TaskBatch, queueSummary: 'Show how full the queue is, and the room of this host' }
 
 const Params = Type.Object({ id: TaskId }, { additionalProperties: false })
 
 /** One task or many: decided by the field `tasks` alone, so that what is wrong is said of the form that was meant. */
-const OneOrMany = Type.Unsafe<TaskCreate | TaskBatch>({
+const OneOrMany = ({ task, batch }: TaskForms) => Type.Unsafe<TaskCreate | TaskBatch>({
   if: { type: 'object', properties: { tasks: {} }, required: ['tasks'] },
-  then: ref(TaskBatch),
-  else: ref(TaskCreate),
+  then: ref(batch),
+  else: ref(task),
 })
 
 const CreatedTime = (which: string) => Type.Optional(Type.String({ format: 'date-time', description: `Created ${which} this time, ISO 8601` }))
@@ -78,7 +91,8 @@ const task = (description: string) => ref(Task, { description })
 /** The native serialiser, everywhere the same: the service answers exactly the schema's shape, and a thousand tasks take it half the time. */
 const serializerCompiler = () => (value: unknown) => JSON.stringify(value)
 
-export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (app, { tasks, closing }) => {
+export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (app, { tasks, closing, forms = hostForms }) => {
+  const serviceOf = typeof tasks === 'function' ? tasks : () => tasks
   app.post('/tasks', {
     config: { secretFields: ['outputs.secret', 'tasks.outputs.secret'] },
     serializerCompiler,
@@ -87,7 +101,7 @@ export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (ap
       summary: 'Queue a task, or up to 1000 at once',
       description: 'Answers once what it answers is on disk: from then on each task is run, whatever dies in between. Of a batch all are queued or none.',
       tags,
-      body: OneOrMany,
+      body: OneOrMany(forms),
       response: {
         201: {
           description: 'The task; for a batch its tasks',
@@ -101,8 +115,9 @@ export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (ap
     const claim = request.idempotent
     // The queue keeps the key with the task, so that a crash before the answer makes no second one.
     const options = { idempotencyKey: claim && `${claim.tokenId}/${claim.key}` }
-    if ('tasks' in request.body) return reply.code(201).send({ items: await tasks.createBatch(request.body.tasks, options) })
-    const created = await tasks.create(request.body, options)
+    const service = serviceOf(request)
+    if ('tasks' in request.body) return reply.code(201).send({ items: await service.createBatch(request.body.tasks, options) })
+    const created = await service.create(request.body, options)
     return reply.code(201).header('location', `/v1/tasks/${created.id}`).send(created)
   })
 
@@ -113,7 +128,7 @@ export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (ap
     },
   }, async request => {
     const { label, since, until, ...filter } = request.query
-    return tasks.list({
+    return serviceOf(request).list({
       ...filter,
       ...(label && { labels: parseLabels(label) }),
       ...(since !== undefined && { since: parseTime('since', since) }),
@@ -124,7 +139,7 @@ export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (ap
   app.get('/tasks/:id', {
     serializerCompiler,
     schema: { operationId: 'getTask', summary: 'Get a task', description: 'With its attempts, and how far its outputs have come.', tags, params: Params, response: { 200: task('The task'), ...errorResponses(404) } },
-  }, async request => tasks.get(request.params.id))
+  }, async request => serviceOf(request).get(request.params.id))
 
   app.delete('/tasks/:id', {
     schema: {
@@ -135,7 +150,7 @@ export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (ap
       response: { 204: Type.Null({ description: 'It is gone' }), ...errorResponses(404, 409) },
     },
   }, async (request, reply) => {
-    await tasks.remove(request.params.id)
+    await serviceOf(request).remove(request.params.id)
     return reply.code(204).send(null)
   })
 
@@ -145,11 +160,11 @@ export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (ap
   app.post('/tasks/:id/cancel', {
     serializerCompiler,
     schema: action('cancel', 'Cancel a task', 'One that waits is cancelled at once. One that is under way is asked to end: SIGTERM, a time of grace, SIGKILL; it is cancelled when its sandbox has ended. One that has ended is left as it is.'),
-  }, async request => tasks.cancel(request.params.id))
+  }, async request => serviceOf(request).cancel(request.params.id))
   app.post('/tasks/:id/retry', {
     serializerCompiler,
     schema: action('retry', 'Queue a task again that has failed or was cancelled', 'With as many attempts as it had at first. Its log goes on.'),
-  }, async request => tasks.retry(request.params.id))
+  }, async request => serviceOf(request).retry(request.params.id))
 
   app.get('/tasks/:id/wait', {
     serializerCompiler,
@@ -165,9 +180,9 @@ export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (ap
       }, { additionalProperties: false }),
       response: { 200: task('The task; `end` says how it ended'), ...errorResponses(404, 499, 504) },
     },
-  }, async (request, reply) => tasks.wait(request.params.id, { ...request.query, signal: clientSignal(reply, closing) }))
+  }, async (request, reply) => serviceOf(request).wait(request.params.id, { ...request.query, signal: clientSignal(reply, closing) }))
 
   app.get('/queue', {
-    schema: { operationId: 'getQueue', summary: 'Show how full the queue is, and the room of this host', tags, response: { 200: ref(QueueStatus, { description: 'The queue' }), ...errorResponses() } },
-  }, async () => tasks.queue())
+    schema: { operationId: 'getQueue', summary: forms.queueSummary, tags, response: { 200: ref(QueueStatus, { description: 'The queue' }), ...errorResponses() } },
+  }, async request => serviceOf(request).queue())
 }

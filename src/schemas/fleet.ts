@@ -1,7 +1,7 @@
 /** A fleet on the wire: the workers that a gateway knows, and what it places on them. */
 import { Type, type Static } from '@sinclair/typebox'
 import { SandboxCreate } from './sandbox.ts'
-import { PoolName, TaskCreate } from './task.ts'
+import { PoolName, TaskCreate, maxBatchTasks } from './task.ts'
 import { Page, Timestamp, Words, pattern } from './wire.ts'
 
 /** Berth's gateway takes a host's own id. */
@@ -41,6 +41,11 @@ export type WorkerPage = Static<typeof WorkerPage>
 /** A task for a pool: as on a host, and for which hosts. */
 export const FleetTaskCreate = Type.Object({ ...TaskCreate.properties, hostLabels: Type.Optional(HostLabels) }, { $id: 'FleetTaskCreate', additionalProperties: false })
 export type FleetTaskCreate = Static<typeof FleetTaskCreate>
+
+export const FleetTaskBatch = Type.Object({
+  tasks: Type.Array(FleetTaskCreate, { minItems: 1, maxItems: maxBatchTasks, description: 'All of them are queued, or none' }),
+}, { $id: 'FleetTaskBatch', additionalProperties: false })
+export type FleetTaskBatch = Static<typeof FleetTaskBatch>
 
 /** A sandbox somewhere in a pool: as on a host, and for which hosts. */
 export const FleetSandboxCreate = Type.Object({

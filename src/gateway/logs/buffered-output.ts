@@ -1,0 +1,116 @@
+/** Output of tasks as the fleet's buffer has it: whole lines, in the order in which they ended, bounded. */
+import type { LogRecord, LogStream } from '../../schemas/log.ts'
+import type { TaskRecord } from '../../services/tasks/task-record.ts'
+import { compareCursors, startOfLog } from './fleet-cursor.ts'
+import type { FleetLogPlace } from './fleet-log-place.ts'
+
+/** A line, or a piece of a long one, as its host shipped it. */
+export interface KeptEntry {
+  /** Of which delivery. */
+  fence: number
+  /** From 0, without a hole, within a delivery. */
+  seq: number
+  /** On the host: behind the record with which it was complete. */
+  cursor: string
+  /** ISO 8601. */
+  at: string
+  stream: LogStream
+  data: Buffer
+  isLineEnd: boolean
+  /** Output was gone already when it was to be shipped; `data` says why. */
+  isGap?: boolean
+}
+
+export interface OutputBuffer {
+  /** What there is of all deliveries of a task, oldest first. */
+  read: (task: TaskRecord) => Promise<KeptEntry[]>
+  /** Calls back when there may be more; answers how to stop. */
+  watch: (task: TaskRecord, listener: () => void) => () => void
+}
+
+const lostBefore = 'earlier output is no longer in the buffer of the fleet, and its host does not answer; reading goes on with the oldest there is'
+const lostBetween = 'output is missing in the buffer of the fleet, and its host does not answer'
+
+/** One reading of a delivery's output in the buffer, on from a place. Give it what the buffer has, again and again. */
+export class BufferedOutput {
+  readonly #place: FleetLogPlace
+  readonly #only: LogStream | undefined
+  /** Number of the next entry, once one was seen. */
+  #next: number | undefined
+  /** Bytes of the line that each stream is in which were given out before. */
+  readonly #skip: Record<LogStream, number>
+
+  /** `next`: number of the entry to begin with, where it is known that nothing before it is wanted. */
+  constructor (place: FleetLogPlace, { only, next }: { only?: LogStream | undefined, next?: number | undefined } = {}) {
+    this.#place = place
+    this.#only = only
+    this.#next = next
+    this.#skip = { stdout: this.#given('stdout'), stderr: this.#given('stderr') }
+  }
+
+  /** What is yet to be given out of what the buffer has. */
+  take (kept: readonly KeptEntry[]): LogRecord[] {
+    const entries = kept.filter(({ fence, seq }) => fence === this.#place.fence && (this.#next === undefined || seq >= this.#next))
+    const records: LogRecord[] = []
+    for (const entry of entries) {
+      if (this.#isMissingBefore(entry)) {
+        this.#skip.stdout = this.#skip.stderr = 0
+        records.push(this.#place.gap(this.#next === undefined ? lostBefore : lostBetween))
+      }
+      this.#next = entry.seq + 1
+      const record = this.#takeOne(entry)
+      if (record) records.push(record)
+    }
+    return records
+  }
+
+  #takeOne (entry: KeptEntry): LogRecord | undefined {
+    const { stream, cursor, data, isLineEnd } = entry
+    const { from, before, behind } = this.#place.givenOut(stream)
+    if (this.#only && stream !== this.#only && !entry.isGap) return undefined
+    if (compareCursors(cursor, from) <= 0) {
+      this.#skip[stream] = isLineEnd ? before + behind : Math.max(0, this.#skip[stream] - data.length)
+      return undefined
+    }
+    const skip = Math.min(this.#skip[stream], data.length)
+    this.#skip[stream] = isLineEnd ? 0 : this.#skip[stream] - skip
+    return this.#place.takeEntry(entry, skip)
+  }
+
+  /** Between two entries one is missing; before the first, something is unless it continues what was given out. */
+  #isMissingBefore ({ seq, cursor }: KeptEntry): boolean {
+    if (this.#next !== undefined) return seq > this.#next
+    if (seq === 0) return false
+    return compareCursors(cursor, this.#place.hostCursor) > 0
+  }
+
+  #given (stream: LogStream): number {
+    const { before, behind } = this.#place.givenOut(stream)
+    return before + behind
+  }
+}
+
+export interface BufferTail {
+  /** Behind which cursor they begin. */
+  cursor: string
+  /** How many there are: fewer where the buffer, or the output, has no more. */
+  lines: number
+  /** Number of their first entry. */
+  next: number
+}
+
+/** The last so many lines of what the buffer has of a delivery. */
+export function tailOfBuffer (kept: readonly KeptEntry[], { fence, only, lines }: { fence: number, only?: LogStream | undefined, lines: number }): BufferTail {
+  const entries = kept.filter(entry => entry.fence === fence)
+  let found = 0
+  let index = entries.length
+  while (index > 0) {
+    const { stream, isLineEnd, isGap } = entries[index - 1]!
+    const isCounted = !isGap && (only === undefined || stream === only) && (isLineEnd || index === entries.length)
+    if (isCounted && found === lines) break
+    if (isCounted) found++
+    index--
+  }
+  const before = entries[index - 1]
+  return { cursor: before?.cursor ?? startOfLog, lines: found, next: before ? before.seq + 1 : entries[0]?.seq ?? 0 }
+}
