@@ -26,6 +26,7 @@ export class TaskScheduler {
   readonly #options: TaskSchedulerOptions
   readonly #runs = new Map<string, TaskRun>()
   readonly #ending = new Set<Promise<void>>()
+  readonly #listeners = new Set<() => void>()
   #timers: NodeJS.Timeout[] = []
   #stopWatching: (() => void) | undefined
   #pumping: Promise<void> | undefined
@@ -92,6 +93,12 @@ export class TaskScheduler {
     this.#pumping ??= this.#pump().finally(() => { this.#pumping = undefined })
   }
 
+  /** Calls back when a sandbox has been set up, or room has come free; answers how to stop. */
+  watch (listener: () => void): () => void {
+    this.#listeners.add(listener)
+    return () => { this.#listeners.delete(listener) }
+  }
+
   /** Takes nothing more; what runs goes on. */
   drain (): void {
     this.#isDraining = true
@@ -152,12 +159,17 @@ export class TaskScheduler {
     const run = new TaskRun(claim, this.#options)
     this.#runs.set(taskId, run)
     this.#options.onChange(claim.task)
-    const ended = run.run(() => this.poke()).finally(() => {
+    const ended = run.run(() => this.#onMove()).finally(() => {
       if (this.#runs.get(taskId) === run) this.#runs.delete(taskId)
       this.#ending.delete(ended)
-      this.poke()
+      this.#onMove()
     })
     this.#ending.add(ended)
+  }
+
+  #onMove (): void {
+    this.poke()
+    for (const listener of this.#listeners) listener()
   }
 
   async #renew (): Promise<void> {

@@ -28,12 +28,7 @@ const retryDefaults = Object.freeze({ backoffMs: 1000, maxBackoffMs: 300_000 })
  */
 export function toTaskSpec (input: TaskCreate, rules: SpecRules): TaskSpec {
   const { resources, requests, labels, env, pool = 'default', priority = 0, maxAttempts = 1, retry, outputs, delayMs: _, ...rest } = input
-  parseImageReference(input.image)
-  rules.checkNetwork(input.network)
-  if (outputs) rules.checkOutputs(outputs)
-  if (input.runtime !== undefined && !rules.runtimes.has(input.runtime)) {
-    throw new BerthError('invalid_argument', 'runtime_unknown', `this host has no OCI runtime ${JSON.stringify(input.runtime)}; it has ${[...rules.runtimes].join(', ')}`)
-  }
+  checkNames(input, rules)
   const limits = { ...resourceDefaults, ...resources }
   return {
     ...rest,
@@ -46,6 +41,25 @@ export function toTaskSpec (input: TaskCreate, rules: SpecRules): TaskSpec {
     maxAttempts,
     retry: { ...retryDefaults, ...retry },
     outputs: [...outputs ?? rules.defaultOutputs],
+  }
+}
+
+/**
+ * Refuses what this host would refuse of a client, of a task that somebody else has taken.
+ *
+ * @throws BerthError invalid_argument.
+ */
+export function checkTaskSpec (spec: TaskSpec, rules: SpecRules): void {
+  checkNames(spec, rules)
+  toRequests(spec.requests, spec.resources, rules.largest)
+}
+
+function checkNames ({ image, network, outputs, runtime }: Pick<TaskCreate, 'image' | 'network' | 'outputs' | 'runtime'>, rules: SpecRules): void {
+  parseImageReference(image)
+  rules.checkNetwork(network)
+  if (outputs) rules.checkOutputs(outputs)
+  if (runtime !== undefined && !rules.runtimes.has(runtime)) {
+    throw new BerthError('invalid_argument', 'runtime_unknown', `this host has no OCI runtime ${JSON.stringify(runtime)}; it has ${[...rules.runtimes].join(', ')}`)
   }
 }
 
