@@ -178,7 +178,8 @@ async function readKey (path: string, certificate: X509Certificate): Promise<Buf
 function refusal (cause: unknown): BerthError {
   const code = codeOf(cause)
   if (code === status.UNAUTHENTICATED || code === status.PERMISSION_DENIED) {
-    return new BerthError('unavailable', 'gateway_refused', 'the gateway refuses this host: see its token in BERTH_GATEWAY_TOKEN_FILE', { cause })
+    const where = code === status.UNAUTHENTICATED ? 'its token in BERTH_GATEWAY_TOKEN_FILE' : 'its token in BERTH_GATEWAY_TOKEN_FILE and its pool in BERTH_POOL'
+    return new BerthError('unavailable', 'gateway_refused', `the gateway refuses this host: see ${where}`, { cause })
   }
   if (code === status.UNAVAILABLE || code === status.DEADLINE_EXCEEDED) {
     return new BerthError('unavailable', 'gateway_away', 'the gateway does not answer; see BERTH_GATEWAY and the log of the host', { cause })

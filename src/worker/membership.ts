@@ -169,7 +169,7 @@ export class Membership {
     if (wish) this.#carryOut(wish)
   }
 
-  /** Another number, not a greater one: a gateway that has lost its memory counts from one again. */
+  /** Another number, not a greater one: a gateway that has lost its memory may count anew. */
   #carryOut ({ wish, number }: Wish): void {
     const { onWish, logger } = this.#options
     if (number === this.#lastWish) return
@@ -192,6 +192,8 @@ export class Membership {
       this.#failures = this.#isForgotten ? this.#failures + 1 : 1
       this.#isForgotten = true
       this.#forget()
+      // With the worker, what was wished of it is gone: whatever is wished from then on is meant.
+      this.#lastWish = undefined
       this.#report('the gateway does not know this host; it registers again', error)
     } else {
       this.#failures++

@@ -194,7 +194,11 @@ test('a wish is carried out once, one that fails once more, and one that an earl
   // Redis was emptied: it counts anew.
   gateway.wish = { wish: 'drain', wishNumber: 1 }
   await until(() => carriedOut.length === 4)
-  assert.deepEqual(carriedOut, ['drain 5', 'drain 5', 'undrain 6', 'drain 1'])
+  // It has forgotten the worker, and with it what was wished.
+  gateway.forget()
+  await until(() => carriedOut.length === 5)
+  await beats(3)
+  assert.deepEqual(carriedOut, ['drain 5', 'drain 5', 'undrain 6', 'drain 1', 'drain 1'])
 })
 
 test('a host that cannot say what it is tells that, without its paths', async t => {
