@@ -15,6 +15,8 @@ export interface DeliveryIntakeOptions {
   reporter: Pick<DeliveryReporter, 'find' | 'follow'>
   /** Throws a BerthError for what this host cannot run, as it would refuse the same task from a client. */
   beforePush?: ((spec: TaskSpec) => void | Promise<void>) | undefined
+  /** Where output goes of tasks that do not say, beside the fleet. */
+  defaultOutputs?: readonly OutputSpec[] | undefined
   onChange: (delivery: TaskRecord) => void
   logger: Logger
 }

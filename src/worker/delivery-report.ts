@@ -4,7 +4,7 @@ import { BerthError } from '../errors.ts'
 import { ChangeSignal } from '../lib/change-signal.ts'
 import { DeadlineError } from '../lib/deadline.ts'
 import type { TaskDeliveries } from '../services/tasks/task-deliveries.ts'
-import { verdictOfDelivery } from '../services/tasks/task-outcome.ts'
+import { verdictOfDelivery, type Verdict } from '../services/tasks/task-outcome.ts'
 import type { ClaimId, TaskQueue } from '../services/tasks/task-queue.ts'
 import type { AttemptRecord, FleetOrigin, TaskRecord } from '../services/tasks/task-record.ts'
 import type { GatewayReports } from './gateway-reports.ts'
@@ -14,8 +14,8 @@ import { LaneClosedError, type ReportLane } from './report-lane.ts'
 export interface DeliveryHooks {
   onTaken?: ((delivery: TaskRecord) => Promise<void>) | undefined
   onStarted?: ((delivery: TaskRecord) => Promise<void>) | undefined
-  /** `fleet`: the task as its end has left it in the fleet; absent where a restart of the daemon came in between and it was given back. */
-  onEnded?: ((delivery: TaskRecord, fleet: TaskRecord | undefined) => Promise<void>) | undefined
+  /** `fleet`: the task as the delivery has left it in the fleet; pending where another one follows. */
+  onEnded?: ((delivery: TaskRecord, fleet: TaskRecord) => Promise<void>) | undefined
 }
 
 export interface DeliveryReportParts {
@@ -125,8 +125,15 @@ export class DeliveryReport {
     const ended = wasSettled && verdict === 'release' ? undefined : await this.#tellQueue(verdict, () => this.#sayEnd(), wasSettled)
     await this.#mark('settled')
     this.#log('info', { end: this.#record.end, fleetStatus: ended?.status }, verdict === 'settle' ? 'a delivery was settled' : 'a delivery was given back')
-    await this.#hook('onEnded', () => hooks.onEnded?.(this.#record, ended))
+    await this.#hook('onEnded', () => hooks.onEnded?.(this.#record, ended ?? this.#likely(verdict)))
     return ended
+  }
+
+  /** What becomes of the task, where the answer of the queue was for a daemon that is gone. */
+  #likely (verdict: Verdict['verdict']): TaskRecord {
+    if (verdict === 'settle') return this.#record
+    const { end: _end, endedAt: _endedAt, ...rest } = this.#record
+    return { ...rest, status: 'pending' }
   }
 
   async #sayEnd (): Promise<TaskRecord> {

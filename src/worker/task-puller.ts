@@ -1,11 +1,13 @@
 import type { Logger } from 'pino'
 import { setTimeout as delay } from 'node:timers/promises'
+import type { OutputSpec } from '../schemas/output.ts'
 import { deliveryId } from '../services/tasks/delivery-id.ts'
 import type { HostRoom } from '../services/tasks/host-room.ts'
 import type { TaskDeliveries } from '../services/tasks/task-deliveries.ts'
 import type { Claim, Room, TaskQueue } from '../services/tasks/task-queue.ts'
 import type { TaskRecord, TaskSpec } from '../services/tasks/task-record.ts'
 import type { TaskScheduler } from '../services/tasks/task-scheduler.ts'
+import { definedOf } from '../services/tasks/task-spec.ts'
 import { boundedCall } from './bounded-call.ts'
 import { DeliveryIntake } from './delivery-intake.ts'
 import { DeliveryLeases } from './delivery-leases.ts'
@@ -80,7 +82,7 @@ export class TaskPuller {
   constructor (options: TaskPullerOptions) {
     const { fleet, local, localQueue, logger, leaseMs, beforePush, onTaken, onStarted, onEnded, gatewayReports } = options
     this.#options = options
-    this.#times = { ...usualTimes, ...definedTimes(options) }
+    this.#times = { ...usualTimes, ...definedOf({ callTimeoutMs: options.callTimeoutMs, backoff: options.backoff, lookEveryMs: options.lookEveryMs }) }
     const onChange = (delivery: TaskRecord) => options.onChange?.(delivery)
     const { callTimeoutMs, backoff } = this.#times
     this.#reporter = new DeliveryReporter({
@@ -296,12 +298,4 @@ export class TaskPuller {
 
 function byEnd (a: TaskRecord, b: TaskRecord): number {
   return a.endedAt! < b.endedAt! ? -1 : Number(a.endedAt! > b.endedAt!)
-}
-
-function definedTimes ({ callTimeoutMs, backoff, lookEveryMs }: TaskPullerOptions): Partial<typeof usualTimes> {
-  return {
-    ...callTimeoutMs !== undefined && { callTimeoutMs },
-    ...backoff !== undefined && { backoff },
-    ...lookEveryMs !== undefined && { lookEveryMs },
-  }
 }
