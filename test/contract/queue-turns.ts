@@ -115,6 +115,7 @@ export function testQueueTurns (name: string, build: BuildQueue): void {
     const news: string[] = []
     t.after(rig.queue.watch(({ kind }) => news.push(kind)))
     for (const one of claims) await rig.queue.settle(one, complete(rig))
+    await rig.advance(0)
     assert.ok(news.includes('available'), 'an end may let another begin')
     assert.deepEqual(idsOf(await claim(rig, { limit: 9 })), [blue2, red3, rich2])
   })

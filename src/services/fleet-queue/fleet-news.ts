@@ -96,16 +96,17 @@ export class FleetNews {
     if (this.#isClosed || names.length === 0) return
     for (const name of names) set.add(name)
     const client = this.#open()
+    // Sent while it connects it would come before the library's own questions, which fail then. All is asked for when it is ready.
+    if (client.status !== 'ready') return
     const subscribed = set === this.#patterns ? client.psubscribe(...names) : client.subscribe(...names)
-    // Where it fails for want of a connection, all is subscribed anew with the next.
     subscribed.then(onMissed).catch((error: unknown) => { if (client.status === 'ready' && !this.#isClosed) this.#options.onError(error) })
   }
 
   #leave (set: Set<string>, names: readonly string[]): void {
     for (const name of names) set.delete(name)
-    if (this.#isClosed || names.length === 0) return
-    const left = set === this.#patterns ? this.#client?.punsubscribe(...names) : this.#client?.unsubscribe(...names)
-    left?.catch(() => {})
+    if (this.#isClosed || names.length === 0 || this.#client?.status !== 'ready') return
+    const left = set === this.#patterns ? this.#client.punsubscribe(...names) : this.#client.unsubscribe(...names)
+    left.catch(() => {})
   }
 
   #open (): RedisClient {
@@ -114,18 +115,14 @@ export class FleetNews {
     this.#client = client
     client.on('message', (channel: string, text: string) => { this.#hear(channel, text) })
     client.on('pmessage', (_pattern: string, channel: string, text: string) => { this.#hear(channel, text) })
-    let wasReady = client.status === 'ready'
-    client.on('ready', () => {
-      if (wasReady) this.#followAnew()
-      wasReady = true
-    })
+    client.on('ready', () => { this.#followAll() })
     this.#armNet()
     return client
   }
 
-  #followAnew (): void {
+  #followAll (): void {
     const onMissed = () => this.#tellAll()
-    // One of them is enough to know that the connection is what it was.
+    // What is asked for last is answered last.
     this.#follow(this.#patterns, [...this.#patterns], this.#channels.size === 0 ? onMissed : () => {})
     this.#follow(this.#channels, [...this.#channels], onMissed)
   }
