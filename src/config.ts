@@ -9,6 +9,7 @@ import {
 import type { OutputSpec } from './schemas/output.ts'
 import { parseOutputs } from './services/outputs/output-settings.ts'
 import { parseAdvertise, parsePool, parseRedisPrefix, parseWorkerLabels, problemOfFleetSettings } from './services/fleet/fleet-settings.ts'
+import { parseRedisUrl } from './services/redis/redis-settings.ts'
 import type { LabelLimit } from './services/tasks/task-queue.ts'
 import { parseLabelLimits, parseLabelName, parseOvercommit, parseTaskPools } from './services/tasks/task-settings.ts'
 import { defaultRegistrySettings, parseInsecure, parseMirrors } from './services/images/registry/registry-settings.ts'
@@ -158,7 +159,7 @@ interface Setting<T> {
   parse: (text: string) => T
 }
 
-const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
+export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 
 const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   stateDir: { flag: 'stateDir', variable: 'BERTH_STATE_DIR', fallback: () => '/var/lib/berth', parse: parseDirectory },
@@ -222,7 +223,7 @@ const settings: { readonly [Key in keyof Config]: Setting<Config[Key]> } = {
   s2Endpoint: { variable: 'BERTH_S2_ENDPOINT', fallback: () => '', parse: parseHttpUrl },
   s2Basin: { variable: 'BERTH_S2_BASIN', fallback: () => '', parse: text => text },
   s2AccessTokenFile: { variable: 'BERTH_S2_ACCESS_TOKEN_FILE', fallback: () => '', parse: text => resolve(text) },
-  redis: { flag: 'redis', variable: 'BERTH_REDIS', fallback: () => '', parse: text => text },
+  redis: { flag: 'redis', variable: 'BERTH_REDIS', fallback: () => '', parse: checkedRedisUrl },
   redisPrefix: { variable: 'BERTH_REDIS_PREFIX', fallback: () => 'airstore', parse: parseRedisPrefix },
   redisPasswordFile: { variable: 'BERTH_REDIS_PASSWORD_FILE', fallback: () => '', parse: text => resolve(text) },
   redisCaFile: { variable: 'BERTH_REDIS_CA_FILE', fallback: () => '', parse: text => resolve(text) },
@@ -291,7 +292,7 @@ function parseSocket (text: string): string {
   return path
 }
 
-function parseListen (text: string): { host: string, port: number } {
+export function parseListen (text: string): { host: string, port: number } {
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text)
   const port = Number(match?.[3])
   const host = match?.[1] ?? match?.[2]
@@ -301,6 +302,11 @@ function parseListen (text: string): { host: string, port: number } {
 
 function checkedIndexStore (text: string): string {
   parseIndexStore(text)
+  return text
+}
+
+function checkedRedisUrl (text: string): string {
+  parseRedisUrl(text)
   return text
 }
 
@@ -316,7 +322,7 @@ function parseBoolean (text: string): boolean {
   throw new Error('give true or false')
 }
 
-function parseChoice<T extends string> (choices: readonly T[]): (text: string) => T {
+export function parseChoice<T extends string> (choices: readonly T[]): (text: string) => T {
   return text => {
     const choice = choices.find(candidate => candidate === text)
     if (choice !== undefined) return choice
@@ -324,7 +330,7 @@ function parseChoice<T extends string> (choices: readonly T[]): (text: string) =
   }
 }
 
-function parseInteger (minimum: number, maximum: number): (text: string) => number {
+export function parseInteger (minimum: number, maximum: number): (text: string) => number {
   return text => {
     const value = Number(text)
     if (/^\d+$/.test(text) && value >= minimum && value <= maximum) return value

@@ -6,6 +6,7 @@ import type { Logger } from 'pino'
 import type { Config } from './config.ts'
 import { openDoors } from './daemon/open-doors.ts'
 import { proveSandbox } from './daemon/prove-sandbox.ts'
+import { openFleetConnections, wireFleet } from './daemon/wire-fleet.ts'
 import { wireImages } from './daemon/wire-images.ts'
 import { wireTasks, type WiredTasks } from './daemon/wire-tasks.ts'
 import { wireTerminals } from './daemon/wire-terminals.ts'
@@ -64,6 +65,8 @@ export interface Daemon {
 
 const joinCgroupPath = fileURLToPath(new URL('../libexec/join-cgroup', import.meta.url))
 const withoutNetSysctlsPath = fileURLToPath(new URL('../libexec/without-net-sysctls', import.meta.url))
+/** How long a program of a task that is drained has to end by itself. */
+const stopGraceMs = 10_000
 const networkServerPath = fileURLToPath(new URL('./network-server.ts', import.meta.url))
 
 /**
@@ -127,13 +130,14 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     db: openNetworkDatabase(join(config.stateDir, 'network.db'), logger),
     onError: (error, lost) => logger.error({ err: error, lost }, 'decisions about networks could not be written'),
   }), log => log.close())
-  const gateway = config.networkAddresses === 'gateway' ? await stack.acquire('gateway client', () => openGateway(config, hostId), client => client.close()) : undefined
+  const connections = await openFleetConnections(config, hostId, logger, stack)
+  const addressSource = config.networkAddresses === 'gateway' ? connections.gateway : undefined
   const network = await stack.acquire('network', () => openNetwork({
     hostId,
     version,
     pool4: config.networkIpv4Pool,
     pool6: config.networkIpv6Pool,
-    ...(gateway ? { addresses: { source: gateway, pool4: config.gatewayIpv4Pool, dir: places.addressLeasesDir } } : {}),
+    ...(addressSource ? { addresses: { source: addressSource, pool4: config.gatewayIpv4Pool, dir: places.addressLeasesDir } } : {}),
     poolSize: config.networkPoolSize,
     isReclaiming: config.reclaimAndExit,
     defaultEgress: config.networkEgress,
@@ -191,7 +195,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   stack.defer('files', () => files.close())
   metrics.countSandboxes(sandboxes)
   const tasks: WiredTasks = await stack.acquire('tasks', async () => wireTasks({
-    config, places, hostId, logger, events, logs, sandboxes, runtimes: runtimes.byName, network: network.manager, registry: metrics.registry,
+    config, places, hostId, logger, events, logs, sandboxes, runtimes: runtimes.byName, network: network.manager, registry: metrics.registry, redis: connections.redis,
   }), wired => wired.close())
   const networkMetrics = createNetworkMetrics(metrics.registry, {
     counters: () => network.denials(),
@@ -202,7 +206,10 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   const forwarder: PreviewForwarder = new PreviewForwarder({ targets: sandboxes, beginActivity: id => sandboxes.beginActivity(id) })
   stack.defer('previews', () => forwarder.open.close())
   const tickets = new TicketStore({ isTokenValid: id => tokens.isValid(id) })
-  const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes, drain })
+  drain.onChange(isDraining => isDraining ? tasks.scheduler.drain() : tasks.scheduler.undrain())
+  drain.onStopDue(() => tasks.scheduler.stopAll(stopGraceMs))
+  const fleet = await stack.acquire('fleet', () => wireFleet({ ...connections, config, hostId, version, logger, tasks, sandboxes, tokens, drain }), wired => wired.close())
+  const host = new HostInfo({ id: hostId, version, stateDir: config.stateDir, cgroupVersion: cgroups.version, runtimes: runtimes.infos, sandboxes, drain, ...fleet.facts })
 
   const startedMs = performance.now()
   await sandboxes.open()
@@ -292,6 +299,9 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     host.setStatus('stopping')
     news.append({ type: 'host.stopping' })
   })
+  fleet.start()
+  drain.start()
+  // After the drain: it begins nothing on a host that is drained.
   tasks.scheduler.start()
   stack.defer('tasks that wait', () => tasks.scheduler.drain())
   host.setStatus('ready')
@@ -302,6 +312,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     tokenPath,
     selfTest: () => proveSandbox(sandboxes, execs),
     async close () {
+      if (config.stopSandboxes) await fleet.leave()
       for (const { name, error } of await stack.release()) logger.error({ part: name, err: error }, 'a part of the daemon did not end cleanly')
     },
   }
@@ -324,13 +335,6 @@ function tolerant (events: EventLog, logger: Logger): { append: (event: NewEvent
       }
     },
   }
-}
-
-/** gRPC is loaded only where it is used. */
-async function openGateway (config: Config, hostId: string) {
-  const { GatewayClient } = await import('./worker/gateway-client.ts')
-  const { gateway: target, gatewayTokenFile: tokenFile, gatewayCaFile: caFile } = config
-  return await GatewayClient.open({ target, workerId: hostId, tokenFile, ...(caFile === '' ? {} : { caFile }) })
 }
 
 async function stopAll (sandboxes: SandboxManager, logger: Logger): Promise<void> {

@@ -1,8 +1,8 @@
 /** The front door: argv, environment and signals in, exit code out. */
 import { readFileSync } from 'node:fs'
 import closeWithGrace from 'close-with-grace'
-import { pino, destination } from 'pino'
-import type { CliContext, DoctorOptions, ServeOptions } from './cli/cli-context.ts'
+import { pino, destination, type Logger } from 'pino'
+import type { CliContext, DoctorOptions, GatewayOptions, ServeOptions } from './cli/cli-context.ts'
 import { runCli } from './cli/program.ts'
 import { toBerthError } from './errors.ts'
 
@@ -19,11 +19,26 @@ async function serve (flags: ServeOptions): Promise<number> {
   if (config.reclaimAndExit) return 0
   logger.info({ url: daemon.url, socketPath: daemon.socketPath, tokenPath: daemon.tokenPath }, 'berth is ready')
   process.stdout.write(`berth listens at ${daemon.url} and ${daemon.socketPath}; the admin token is in ${daemon.tokenPath}\n`)
+  return await untilEnded(config.shutdownGraceMs + (config.stopSandboxes ? config.shutdownTimeoutMs : 0) + 60_000, logger, 'the daemon', daemon)
+}
+
+async function gateway (flags: GatewayOptions): Promise<number> {
+  const [{ readGatewayConfig }, { startGateway }] = await Promise.all([import('./gateway-config.ts'), import('./gateway.ts')])
+  const config = readGatewayConfig({ ...flags }, process.env)
+  const logger = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination({ dest: 2, sync: true }))
+  const running = await startGateway({ config, logger, version })
+  logger.info({ url: running.url, grpcTarget: running.grpcTarget, tokenPath: config.tokenFile }, 'the gateway is ready')
+  process.stdout.write(`berth gateway listens at ${running.url} and, for hosts, at ${running.grpcTarget}; the admin token is in ${config.tokenFile}\n`)
+  return await untilEnded(config.shutdownGraceMs + 60_000, logger, 'the gateway', running)
+}
+
+/** Until a signal, or an error that nobody has caught, ends it. */
+async function untilEnded (delay: number, logger: Logger, name: string, part: { close: () => Promise<void> }): Promise<number> {
   return await new Promise<number>(resolve => {
-    closeWithGrace({ delay: config.shutdownGraceMs + 60_000, logger: { error: (text: string) => { logger.error(text) } } }, async ({ err, signal }) => {
-      if (err) logger.fatal({ err }, 'the daemon ends because of an error')
-      else logger.info({ signal }, 'the daemon ends')
-      await daemon.close()
+    closeWithGrace({ delay, logger: { error: (text: string) => { logger.error(text) } } }, async ({ err, signal }) => {
+      if (err) logger.fatal({ err }, `${name} ends because of an error`)
+      else logger.info({ signal }, `${name} ends`)
+      await part.close()
       resolve(err ? 1 : 0)
     })
   })
@@ -61,6 +76,7 @@ const context: CliContext = {
     return new TerminalMode(process.stdin.fd)
   },
   serve,
+  gateway,
   doctor,
 }
 

@@ -18,8 +18,14 @@ import type { SandboxManager } from '../services/sandboxes/sandbox-manager.ts'
 import type { HostPlaces } from '../services/sandboxes/sandbox-places.ts'
 import { liveStatuses } from '../services/sandboxes/sandbox-status.ts'
 import { defaultReservedMemoryBytes, HostRoom } from '../services/tasks/host-room.ts'
+import type { RedisConnection } from '../services/redis/redis-types.ts'
+import type { TaskDeliveries } from '../services/tasks/task-deliveries.ts'
 import { TaskManager } from '../services/tasks/task-manager.ts'
 import { createTaskMetrics } from '../services/tasks/task-metrics.ts'
+import type { TaskQueue } from '../services/tasks/task-queue.ts'
+import type { TaskRecord, TaskSpec } from '../services/tasks/task-record.ts'
+import { checkTaskSpec, type SpecRules } from '../services/tasks/task-spec.ts'
+import { SinkRefusal } from '../services/outputs/output-sink.ts'
 import { TaskNews } from '../services/tasks/task-news.ts'
 import { TaskScheduler } from '../services/tasks/task-scheduler.ts'
 import { openTaskStore } from '../services/tasks/task-store.ts'
@@ -35,11 +41,18 @@ export interface TaskWiring {
   runtimes: ReadonlyMap<string, OciRuntime>
   network: Pick<NetworkManager, 'specOf'>
   registry: Registry
+  /** The Redis of the fleet, if this host takes tasks of one. */
+  redis?: RedisConnection | undefined
 }
 
 export interface WiredTasks {
   manager: TaskManager
   scheduler: TaskScheduler
+  queue: TaskQueue
+  deliveries: TaskDeliveries
+  room: HostRoom
+  /** Refuses what this host cannot run, as it would refuse it from a client. @throws BerthError. */
+  checkSpec: (spec: TaskSpec) => void
   /** The generation from which on a log is still to be delivered. */
   protectedFrom: (logDir: string) => number | undefined
   close: () => Promise<void>
@@ -48,7 +61,7 @@ export interface WiredTasks {
 const tokenLimits = { minBytes: 1, maxBytes: 16 * 1024 }
 
 export function wireTasks (wiring: TaskWiring): WiredTasks {
-  const { config, places, hostId, logger, events, logs, sandboxes, runtimes, network, registry } = wiring
+  const { config, places, hostId, logger, events, logs, sandboxes, runtimes, network, registry, redis } = wiring
   const store = openTaskStore({
     db: openTaskDatabase(places.taskDatabasePath),
     options: { fairLabel: config.taskFairLabel, labelLimits: config.taskLabelLimits },
@@ -57,7 +70,12 @@ export function wireTasks (wiring: TaskWiring): WiredTasks {
   const news = new TaskNews({ outbox, events, onError: error => logger.error({ err: error }, 'events of tasks could not be passed on; it is tried again') })
   const outputSettings: OutputSettings = { hasOutputDir: true, hasS2: config.s2AccessTokenFile !== '', ...(config.s2Basin === '' ? {} : { s2Basin: config.s2Basin }) }
   checkOutputSpecs(config.taskOutputs, outputSettings)
-  const sinks = new SinkOpener({ logger, outputDir: config.outputDir, ...(outputSettings.hasS2 ? { openS2: s2Opener(config, logger) } : {}) })
+  const sinks = new SinkOpener({
+    logger,
+    outputDir: config.outputDir,
+    ...(outputSettings.hasS2 ? { openS2: s2Opener(config, logger) } : {}),
+    ...(redis ? { openFleet: fleetOpener(redis, id => table.get(id)) } : {}),
+  })
   const outputs = new OutputManager({
     logs,
     logDir: id => places.task(id).dir,
@@ -73,13 +91,22 @@ export function wireTasks (wiring: TaskWiring): WiredTasks {
     overheadBytes: Math.max(...Object.values(runtimeProfiles).map(({ overhead }) => overhead.memoryBytes)),
     others: () => sandboxes.all().filter(({ record, status }) => !record.task && liveStatuses.includes(status)).map(({ record }) => record.resources),
   })
+  const rules: SpecRules = {
+    largest: room.largest,
+    runtimes: new Set(runtimes.keys()),
+    defaultOutputs: config.taskOutputs,
+    checkNetwork: request => { network.specOf(request) },
+    checkOutputs: specs => checkOutputSpecs(specs, outputSettings),
+  }
+  // What comes from the fleet is queued here too.
+  const pools = [...new Set([...config.taskPools, ...(redis ? [config.pool] : [])])]
   const metrics = createTaskMetrics(registry, { counts: () => queue.stats() })
   const scheduler = new TaskScheduler({
     queue,
     sandboxes,
     room,
     owner: hostId,
-    pools: config.taskPools,
+    pools,
     leaseMs: config.taskLeaseMs,
     maxStarting: config.maxConcurrentStarts,
     startLog: async id => {
@@ -101,14 +128,8 @@ export function wireTasks (wiring: TaskWiring): WiredTasks {
     logs,
     places,
     room,
-    rules: {
-      largest: room.largest,
-      runtimes: new Set(runtimes.keys()),
-      defaultOutputs: config.taskOutputs,
-      checkNetwork: request => { network.specOf(request) },
-      checkOutputs: specs => checkOutputSpecs(specs, outputSettings),
-    },
-    pools: config.taskPools,
+    rules,
+    pools,
     retention: { maxAgeMs: config.taskRetentionMs, maxCount: config.taskRetentionCount },
     logger,
   })
@@ -116,6 +137,10 @@ export function wireTasks (wiring: TaskWiring): WiredTasks {
   return {
     manager,
     scheduler,
+    queue,
+    deliveries: store.deliveries,
+    room,
+    checkSpec: spec => checkTaskSpec(spec, rules),
     protectedFrom: logDir => dirname(logDir) === places.tasksDir ? outputs.protectedGeneration(logDir.slice(places.tasksDir.length + 1)) : undefined,
     async close () {
       await scheduler.close()
@@ -124,6 +149,16 @@ export function wireTasks (wiring: TaskWiring): WiredTasks {
       await news.close()
       await store.close()
     },
+  }
+}
+
+/** Redis is loaded only where it is used. */
+function fleetOpener (redis: RedisConnection, find: (taskId: string) => TaskRecord | undefined): OpenSink {
+  return async ({ taskId, state }) => {
+    const fleet = find(taskId)?.spec.fleet
+    if (!fleet) throw new SinkRefusal('the task comes from no fleet')
+    const { openFleetSink } = await import('../services/fleet-wire/fleet-log-sink.ts')
+    return openFleetSink({ redis, taskKey: fleet.externalId ?? fleet.taskId, attempt: fleet.attempt, fence: fleet.fence, state })
   }
 }
 

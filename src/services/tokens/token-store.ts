@@ -106,10 +106,27 @@ export class TokenStore {
     return { id, scope, ...(sandboxId === undefined ? {} : { sandboxId }), token, ...expiry(expiresAtMs) }
   }
 
+  /** Makes the one admin token of a name: those before it are revoked. It is told only here. */
+  mintNamed (name: string): string {
+    const before = this.#named(name)
+    const { token } = this.create({ name, scope: 'admin' })
+    for (const id of before) this.revoke(id)
+    return token
+  }
+
+  /** Revokes what `mintNamed` has made. */
+  endNamed (name: string): void {
+    for (const id of this.#named(name)) this.revoke(id)
+  }
+
   /** The tokens of a sandbox that are good, the oldest first, without their secrets. */
   listOf (sandboxId: string): SandboxToken[] {
     this.#dropExpired()
     return this.#of(sandboxId).map(({ id, name, createdAt, expiresAtMs }) => ({ id, name, createdAt, ...expiry(expiresAtMs) }))
+  }
+
+  #named (name: string): string[] {
+    return [...this.#byId.values()].filter(stored => stored.name === name && stored.scope === 'admin' && !stored.isInitial).map(({ id }) => id)
   }
 
   /** Makes a token invalid at once; one that is not there already is. */
