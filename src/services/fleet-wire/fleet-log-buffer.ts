@@ -1,4 +1,5 @@
 /** The log of a task as its buffer in Redis has it, and as it goes on. */
+import { rejectWhenAborted } from '../../lib/abort-race.ts'
 import { Channel } from '../../lib/channel.ts'
 import type { RedisClient, RedisConnection } from '../redis/redis-types.ts'
 import { retryForEver } from '../redis/redis-retry.ts'
@@ -57,15 +58,14 @@ export class FleetLogBuffer {
     signal.addEventListener('abort', stop, { once: true })
     try {
       if (signal.aborted || this.#isClosed) return
-      await this.#join(channel, follower)
-      for (;;) {
-        // What comes meanwhile waits: the buffer has it already, or it lies behind what the buffer has.
-        follower.isBehind = false
+      await rejectWhenAborted(this.#join(channel, follower), signal).catch(() => undefined)
+      while (!signal.aborted && !this.#isClosed) {
+        // What comes while the buffer is read is in it already, or waits to follow it.
+        follower.beginAnew()
         const read = await retryForEver(() => this.#readRaw(taskKey), { signal, onError: () => {} })
-        if (!read) return
+        if (!read || this.#isClosed) return
         yield * follower.takeBuffer(read)
-        for await (const item of follower.live()) yield item
-        if (signal.aborted || this.#isClosed) return
+        yield * follower.live()
       }
     } finally {
       signal.removeEventListener('abort', stop)
@@ -127,8 +127,8 @@ export class FleetLogBuffer {
 /** One who follows: what it has had, and what waits for it. */
 class Follower {
   items = new Channel<string>(mostWaiting)
-  /** Must read the buffer again. */
-  isBehind = false
+  /** Must read the buffer again: what it hears until then is of no use. */
+  #isBehind = true
   readonly #last = new Map<number, number>()
   readonly #ended = new Set<number>()
   readonly #foreign = new Set<string>()
@@ -139,14 +139,20 @@ class Follower {
   }
 
   hear (text: string): void {
-    if (this.isBehind) return
+    if (this.#isBehind) return
     if (++this.#waiting > mostWaiting) this.fallBehind()
     else void this.items.push(text)
   }
 
   fallBehind (): void {
-    this.isBehind = true
+    this.#isBehind = true
     this.items.close()
+  }
+
+  beginAnew (): void {
+    this.#isBehind = false
+    this.#waiting = 0
+    this.items = new Channel<string>(mostWaiting)
   }
 
   * takeBuffer ({ raws, endedFences }: { raws: readonly string[], endedFences: readonly number[] }): Generator<FleetLogItem> {
@@ -160,9 +166,6 @@ class Follower {
       this.#waiting--
       yield * this.#take(text)
     }
-    if (!this.isBehind) return
-    this.items = new Channel<string>(mostWaiting)
-    this.#waiting = 0
   }
 
   * #take (raw: string): Generator<FleetLogItem> {

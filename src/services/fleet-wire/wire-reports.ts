@@ -4,7 +4,7 @@ import { definedOf } from '../tasks/task-spec.ts'
 import { runBatch, type RedisCommand } from '../redis/redis-batch.ts'
 import type { RedisConnection } from '../redis/redis-types.ts'
 import { keptSeconds, wireKeys, type WireKeys } from './wire-keys.ts'
-import { WireRefusal } from './wire-task.ts'
+import type { WireRefusal } from './wire-task.ts'
 
 export interface WireReportOptions {
   redis: RedisConnection
