@@ -55,7 +55,7 @@ programs='curl:curl conmon:conmon tini-static:tini catatonit:catatonit runc:runc
   gcc:gcc g++:g++ make:make python3:python3'
 
 test_programs='docker-registry:docker-registry redis-server:redis-server htpasswd:apache2-utils skopeo:skopeo openssl:openssl
-  chromium:chromium tmux:tmux less:less vim.tiny:vim-tiny top:procps'
+  chromium:chromium tmux:tmux less:less vim.tiny:vim-tiny top:procps docker-compose:docker-compose'
 # Packages that Debian starts with their installation and with each boot; tests and benchmarks start their own.
 services='docker-registry redis-server'
 bench_programs='podman:podman iperf3:iperf3'
@@ -241,7 +241,7 @@ list_by_hand () {
     "conmon >= 2.1, runc, runsc (gVisor) of July 2024 or later, tini (static), catatonit, busybox (static)," \
     'nftables, iproute2, fuse3, umoci, e2fsprogs, util-linux, gcc, g++, make, python3, libc6-dev;' \
     'for images that load lazily erofs-utils >= 1.8 and gztool >= 1.8 (without them images are unpacked);' \
-    'for the tests docker-registry, redis-server, htpasswd, skopeo, openssl, chromium, tmux, less, vim.tiny, top; for the benchmarks podman, iperf3' \
+    'for the tests docker-registry, redis-server, htpasswd, skopeo, openssl, chromium, tmux, less, vim.tiny, top, docker-compose; for the benchmarks podman, iperf3' \
     "gVisor: https://gvisor.dev/docs/user_guide/install/   then 'bin/berth doctor' says what is left"
 }
 
