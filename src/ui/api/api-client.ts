@@ -35,6 +35,8 @@ export interface Call {
 
 export interface ApiClientOptions {
   token: string
+  /** Beginning of all addresses, with no slash at its end; empty: the page's own origin. */
+  base?: string
   fetch?: typeof fetch
   /** Told when the API says that it does not know the token. */
   onUnauthenticated?: () => void
@@ -83,7 +85,7 @@ export class ApiClient {
     if (json !== undefined) headers['content-type'] = 'application/json'
     else if (body !== undefined) headers['content-type'] = 'application/octet-stream'
     const call = this.#options.fetch ?? fetch
-    const response = await this.#reading(call(`${path}${formatQuery(query)}`, {
+    const response = await this.#reading(call(`${this.#options.base ?? ''}${path}${formatQuery(query)}`, {
       method, headers, signal, cache: 'no-store', credentials: 'omit', redirect: 'error', body: json === undefined ? body : JSON.stringify(json),
     }))
     if (response.ok) return response

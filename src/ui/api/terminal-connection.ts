@@ -33,8 +33,8 @@ export interface TerminalConnectionOptions {
   sink: TerminalSink
   /** The first byte that the sink lacks; without it the present screen is painted. */
   since?: number
-  /** Beginning of the addresses of sockets, as `ws://127.0.0.1:7070`. */
-  origin: string
+  /** Beginning of the addresses of sockets, as `ws://127.0.0.1:7070`, with no slash at its end. */
+  base: string
   WebSocket?: typeof WebSocket
 }
 
@@ -126,7 +126,7 @@ export class TerminalConnection {
     const { query, protocols } = await this.#admission()
     if (signal.aborted) return false
     const asked = formatQuery({ role, since: this.#offset, cols: size?.cols, rows: size?.rows, ...query })
-    const address = `${this.#options.origin}/v1/sandboxes/${sandboxId}/terminals/${terminalId}/attach${asked}`
+    const address = `${this.#options.base}/v1/sandboxes/${sandboxId}/terminals/${terminalId}/attach${asked}`
     return await this.#talk(new (this.#options.WebSocket ?? WebSocket)(address, protocols))
   }
 

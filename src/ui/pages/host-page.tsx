@@ -20,7 +20,7 @@ export function HostPage () {
   const host = read.value.value
   return (
     <>
-      <header class='page-head'><h1>Host</h1><div class='tools'><a class='button plain' href='/docs' target='_blank' rel='noopener'>API documentation</a></div></header>
+      <header class='page-head'><h1>Host</h1><div class='tools'><a class='button plain' href='docs' target='_blank' rel='noopener'>API documentation</a></div></header>
       {read.error.value !== undefined && <Problem text={read.error.value} onRetry={read.reload} />}
       {!host && read.error.value === undefined && <Loading what='the host' />}
       {host && (

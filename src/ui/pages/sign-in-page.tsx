@@ -1,5 +1,6 @@
 /** Asks for a token and tries it. */
 import { useSignal } from '@preact/signals'
+import { apiBase } from '../api/api-base.ts'
 import { ApiClient, ApiError, messageOf } from '../api/api-client.ts'
 import { cleanToken } from '../api/session.ts'
 import { Button } from '../parts/button.tsx'
@@ -20,7 +21,7 @@ export function SignInPage ({ notice, onSignIn }: { notice?: string, onSignIn: (
     }
     isBusy.value = true
     try {
-      await new ApiClient({ token }).get('/v1/host')
+      await new ApiClient({ token, base: apiBase() }).get('/v1/host')
       onSignIn(token, keep.value)
     } catch (error) {
       problem.value = refusalOf(error)
@@ -32,7 +33,7 @@ export function SignInPage ({ notice, onSignIn }: { notice?: string, onSignIn: (
   return (
     <main class='sign-in'>
       <form onSubmit={event => void submit(event)} aria-labelledby='sign-in-title'>
-        <img src='/console/icon.svg' alt='' width='40' height='40' />
+        <img src='console/icon.svg' alt='' width='40' height='40' />
         <h1 id='sign-in-title'>Sign in to Berth</h1>
         {problem.value !== undefined && <p class='problem' role='alert'>{problem.value}</p>}
         <TextField label='Token' isSecret value={text} isRequired hasFocus hint='The daemon makes an admin token at its first start, and says in its log in which file it lies.' />

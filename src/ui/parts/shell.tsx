@@ -47,7 +47,7 @@ export function Shell ({ onSignOut }: { onSignOut: () => void }) {
     <div class='shell'>
       <a class='skip' href='#main' onClick={event => { event.preventDefault(); main.current?.focus() }}>Skip to content</a>
       <nav class='side' aria-label='Console'>
-        <a class='brand' href='#/sandboxes'><img src='/console/icon.svg' alt='' width='22' height='22' />Berth</a>
+        <a class='brand' href='#/sandboxes'><img src='console/icon.svg' alt='' width='22' height='22' />Berth</a>
         <ul>
           {sections.map(({ path, name, icon }) => (
             <li key={path}><a href={`#/${path}`} aria-current={path === current ? 'page' : undefined}><Icon name={icon} /><span>{name}</span></a></li>

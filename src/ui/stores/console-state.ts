@@ -3,6 +3,7 @@ import { signal } from '@preact/signals'
 import type { Sandbox } from '../../schemas/sandbox.ts'
 import type { Task } from '../../schemas/task.ts'
 import type { UsageList } from '../../schemas/usage.ts'
+import { apiBase } from '../api/api-base.ts'
 import { ApiClient } from '../api/api-client.ts'
 import { EventFeed } from '../api/event-feed.ts'
 import { ResourceStore } from './resource-store.ts'
@@ -25,7 +26,7 @@ export class ConsoleState {
   readonly usage = signal<UsageHistory>(noUsage)
 
   constructor ({ token, onUnauthenticated }: ConsoleStateOptions) {
-    const client = new ApiClient({ token, onUnauthenticated })
+    const client = new ApiClient({ token, base: apiBase(), onUnauthenticated })
     this.client = client
     this.feed = new EventFeed(client)
     this.sandboxes = new ResourceStore({

@@ -2,6 +2,7 @@
 import { effect, useComputed, useSignal } from '@preact/signals'
 import { useEffect, useMemo, useRef } from 'preact/hooks'
 import type { TerminalRole } from '../../schemas/terminal.ts'
+import { apiBase } from '../api/api-base.ts'
 import { TerminalConnection } from '../api/terminal-connection.ts'
 import { Button } from '../parts/button.tsx'
 import { confirm } from '../parts/confirm.tsx'
@@ -46,7 +47,7 @@ export function TerminalView ({ sandboxId, terminalId, role, onDelete }: Termina
     },
   }), [])
   const connection = useMemo(() => new TerminalConnection({
-    client, sandboxId, terminalId, role, sink: screen, since: saved?.offset, origin: location.origin.replace(/^http/, 'ws'),
+    client, sandboxId, terminalId, role, sink: screen, since: saved?.offset, base: apiBase().replace(/^http/, 'ws'),
   }), [])
 
   useEffect(() => {
@@ -79,7 +80,7 @@ export function TerminalView ({ sandboxId, terminalId, role, onDelete }: Termina
     screen.setScreenReaderMode(isReaderMode.value)
   }
   const share = () => {
-    const address = `${location.origin}/${formatPlace(['sandboxes', sandboxId, 'terminals', terminalId], { role: 'read' })}`
+    const address = `${apiBase()}/${formatPlace(['sandboxes', sandboxId, 'terminals', terminalId], { role: 'read' })}`
     navigator.clipboard.writeText(address).then(() => addNotice('done', 'Copied a link for looking on; who opens it signs in with a token of their own'), () => addNotice('failed', `Copy this link: ${address}`))
   }
   return (

@@ -55,7 +55,7 @@ function build ({ role = 'write', since, isReader = false, status = () => 200 }:
     skip: bytes => shown.push(`skip ${bytes}`),
     wantedSize: () => ({ cols: 100, rows: 30 }),
   }
-  const connection = new TerminalConnection({ client, sandboxId: 'sbx_1', terminalId: 'trm_1', role, sink, since, origin: 'ws://berth', WebSocket: FakeSocket as unknown as typeof WebSocket })
+  const connection = new TerminalConnection({ client, sandboxId: 'sbx_1', terminalId: 'trm_1', role, sink, since, base: 'ws://berth', WebSocket: FakeSocket as unknown as typeof WebSocket })
   return { connection, terminal, shown, waiting, running: connection.run() }
 }
 
