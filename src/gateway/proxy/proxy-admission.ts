@@ -45,7 +45,7 @@ export async function admitToWorker (request: FastifyRequest, place: ProxyPlace,
 }
 
 /** @throws BerthError unauthenticated `token_invalid`. */
-export async function ownerOf (token: string, tokens: FleetTokenVerifier): Promise<FleetPrincipal> {
+async function ownerOf (token: string, tokens: FleetTokenVerifier): Promise<FleetPrincipal> {
   const principal = await tokens.verify(token)
   if (!principal) throw unknownToken()
   return principal
