@@ -119,7 +119,7 @@ export class DetachedExec {
     if (deadlineAt !== undefined && Date.parse(deadlineAt) <= now && !this.#record.isTimedOut) {
       this.#record.isTimedOut = true
       await this.#save()
-      await this.#parts.sandbox.runtime.signalExec(this.#places, 'KILL').catch(error => this.#parts.logger.warn({ execId: this.exec.id, err: error }, 'an exec past its deadline could not be killed'))
+      await this.#parts.sandbox.runtime.signalExec(this.#places, 'KILL').catch(error => this.#parts.logger.warn({ sandboxId: this.exec.sandboxId, execId: this.exec.id, err: error }, 'an exec past its deadline could not be killed'))
     }
     if (this.#record.monitor && !isAlive(this.#record.monitor)) await this.#settle()
   }
@@ -141,7 +141,7 @@ export class DetachedExec {
     const look = async () => {
       if (await readExitCode(this.#places.exitDir, this.#places.containerId) !== undefined) await this.#settle()
     }
-    const guardedLook = () => { void look().catch(error => this.#parts.logger.error({ execId: this.exec.id, err: error }, 'the end of an exec could not be settled')) }
+    const guardedLook = () => { void look().catch(error => this.#parts.logger.error({ sandboxId: this.exec.sandboxId, execId: this.exec.id, err: error }, 'the end of an exec could not be settled')) }
     this.#closeWatch = watchExit(this.#places.exitDir, guardedLook)
     guardedLook()
   }

@@ -172,11 +172,11 @@ export class ExecManager {
   }
 
   /** Directories of logs that still grow. */
-  growingLogs (): Array<{ dir: string, bundleDir: string }> {
+  growingLogs (): Array<{ sandboxId: string, execId: string, dir: string, bundleDir: string }> {
     return [...this.#detached.entries()].flatMap(([sandboxId, execs]) => [...execs.values()]
       .filter(exec => !exec.hasEnded)
-      .map(exec => this.#options.places.exec(sandboxId, exec.exec.id).dir)
-      .map(dir => ({ dir, bundleDir: dir })))
+      .map(({ exec: { id: execId } }) => ({ sandboxId, execId, dir: this.#options.places.exec(sandboxId, execId).dir }))
+      .map(log => ({ ...log, bundleDir: log.dir })))
   }
 
   /** The sandbox is gone, and its execs with it. */

@@ -7,14 +7,14 @@ export class ExitWatch {
   readonly exited: Promise<void>
   readonly #close: () => void
 
-  constructor (options: { exitDir: string, containerId: string, logger: Logger }) {
-    const { exitDir, containerId, logger } = options
+  constructor (options: { exitDir: string, sandboxId: string, logger: Logger }) {
+    const { exitDir, sandboxId, logger } = options
     const exited = Promise.withResolvers<void>()
     this.exited = exited.promise
     const look = async () => {
-      if (await readExitCode(exitDir, containerId) !== undefined) exited.resolve()
+      if (await readExitCode(exitDir, sandboxId) !== undefined) exited.resolve()
     }
-    const guardedLook = () => { void look().catch(error => logger.error({ containerId, err: error }, 'an exit code could not be read')) }
+    const guardedLook = () => { void look().catch(error => logger.error({ sandboxId, err: error }, 'an exit code could not be read')) }
     this.#close = watchExit(exitDir, guardedLook)
     // It may have come before the watch began.
     guardedLook()

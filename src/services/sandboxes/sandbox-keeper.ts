@@ -79,9 +79,9 @@ export class SandboxKeeper {
     network: () => this.#options.checkNetwork(),
     logs: async () => {
       const { rotator, places, execs } = this.#options
-      const sandboxLogs = this.#live().map(({ record }) => ({ dir: places.logDir(record), bundleDir: places.sandbox(record.id).bundleDir }))
-      for (const { dir, bundleDir } of [...sandboxLogs, ...execs.growingLogs()]) {
-        await rotator.check(dir, async () => { await reopenLog(bundleDir) }).catch(error => this.#options.logger.warn({ err: error }, 'a log could not be rotated'))
+      const sandboxLogs = this.#live().map(({ record }) => ({ sandboxId: record.id, dir: places.logDir(record), bundleDir: places.sandbox(record.id).bundleDir }))
+      for (const { dir, bundleDir, ...ids } of [...sandboxLogs, ...execs.growingLogs()]) {
+        await rotator.check(dir, async () => { await reopenLog(bundleDir) }).catch(error => this.#options.logger.warn({ ...ids, err: error }, 'a log could not be rotated'))
       }
     },
     monitors: async () => {

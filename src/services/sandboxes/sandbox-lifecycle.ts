@@ -369,7 +369,7 @@ export class SandboxLifecycle {
   /** Settles the exit when it comes, unless an operation under way does so first. */
   #watchExit (): void {
     this.#exit?.close()
-    const exit = new ExitWatch({ exitDir: this.#places().exitDir, containerId: this.record.id, logger: this.#parts.logger })
+    const exit = new ExitWatch({ exitDir: this.#places().exitDir, sandboxId: this.record.id, logger: this.#parts.logger })
     this.#exit = exit
     const settle = () => this.#mutex.runExclusive(async () => {
       if (!this.#isClosed && this.#exit === exit) await this.#settleExit({ hasHostRestarted: false })

@@ -16,7 +16,7 @@ function registeredMetrics (): Set<string> {
   const own = sources.flatMap(text => [...text.matchAll(/name: ['`](berth_[\w${}]+)['`]/g)].map(([, name = '']) => name))
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
-  const all = [...own.flatMap(name => name.includes('${unit}') ? ['packets', 'bytes'].map(unit => name.replace('${unit}', unit)) : [name]), ...registry.getMetricsAsArray().map(({ name }) => name)]
+  const all = [...own.flatMap(name => /\$\{unit\}/.test(name) ? ['packets', 'bytes'].map(unit => name.replace(/\$\{unit\}/, unit)) : [name]), ...registry.getMetricsAsArray().map(({ name }) => name)]
   registry.clear()
   return new Set(all)
 }
