@@ -16,7 +16,7 @@ export interface BodyLeaves {
 }
 
 /** After an answer to a body that is still coming, what comes is dropped for so long: a connection that is cut at once may take the answer with it. */
-const lingerMs = 2000
+const lingerMs = 10_000
 
 /** Makes this the scope of routes whose bodies are taken as they are, whatever their type. */
 export function addRawBodies (app: FastifyInstance): void {
@@ -27,7 +27,10 @@ export function addRawBodies (app: FastifyInstance): void {
     delete raw.headers['content-type']
   })
   app.addHook('onSend', async ({ raw }, reply) => {
-    if (!raw.complete && waitsForLeave(raw.headers.expect)) reply.header('connection', 'close')
+    if (raw.complete) return
+    if (waitsForLeave(raw.headers.expect)) reply.header('connection', 'close')
+    // Node would close a connection that ends with its answer in both directions at once.
+    raw.socket.destroySoon = () => { raw.socket.end() }
   })
   app.addHook('onResponse', async ({ raw }) => {
     if (raw.complete || raw.destroyed) return
