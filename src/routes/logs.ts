@@ -32,8 +32,10 @@ export interface LogRouteOptions {
 }
 
 const longestCursor = 128
+/** Of any log; a longer one is cut, and refused as what it is then. */
+const longestLastEventId = 256
 
-const LogQuery = Type.Object({
+export const LogQuery = Type.Object({
   cursor: Type.Optional(Type.String({ maxLength: longestCursor, description: 'Read on behind the record with this cursor; the Last-Event-ID header says the same and goes first; a cursor wins over tail' })),
   tail: Type.Optional(Type.Integer({ minimum: 0, maximum: maxTailLines, description: 'Begin this many lines before the end' })),
   follow: Type.Boolean({ default: false, description: 'Go on until the log is complete' }),
@@ -41,14 +43,14 @@ const LogQuery = Type.Object({
   timestamps: Type.Boolean({ default: false, description: 'text: put the time before each line' }),
   format: Type.Optional(Words(['text', 'ndjson', 'sse'], { description: 'text unless an Accept header says otherwise' })),
 }, { additionalProperties: false })
-type LogQuery = Static<typeof LogQuery>
+export type LogQuery = Static<typeof LogQuery>
 
-const TaskLogQuery = Type.Object({
+export const TaskLogQuery = Type.Object({
   ...LogQuery.properties,
   attempt: Type.Optional(Type.Integer({ minimum: 1, description: 'Only the output of this attempt' })),
 }, { additionalProperties: false })
 
-const response = {
+export const logResponse = {
   200: {
     description: 'The log. text: stdout and stderr, byte for byte as they came; ndjson and sse: records with cursors. Compressed with zstd or gzip where Accept-Encoding says so',
     content: {
@@ -66,21 +68,21 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogRouteOptions> = async (app,
   app.get('/sandboxes/:id/logs', {
     exposeHeadRoute: false,
     schema: {
-      operationId: 'readSandboxLog', summary: 'Read or follow the log of a sandbox', tags, params: Type.Object({ id: SandboxId }, { additionalProperties: false }), querystring: LogQuery, response,
+      operationId: 'readSandboxLog', summary: 'Read or follow the log of a sandbox', tags, params: Type.Object({ id: SandboxId }, { additionalProperties: false }), querystring: LogQuery, response: logResponse,
     },
   }, async (request, reply) => answer(request, reply, request.query, logSources.sandboxLog(request.params.id)))
 
   app.get('/sandboxes/:id/execs/:eid/logs', {
     exposeHeadRoute: false,
     schema: {
-      operationId: 'readExecLog', summary: 'Read or follow the log of a detached exec', tags, params: Type.Object({ id: SandboxId, eid: ExecId }, { additionalProperties: false }), querystring: LogQuery, response,
+      operationId: 'readExecLog', summary: 'Read or follow the log of a detached exec', tags, params: Type.Object({ id: SandboxId, eid: ExecId }, { additionalProperties: false }), querystring: LogQuery, response: logResponse,
     },
   }, async (request, reply) => answer(request, reply, request.query, logSources.execLog(request.params.id, request.params.eid)))
 
   app.get('/tasks/:id/logs', {
     exposeHeadRoute: false,
     schema: {
-      operationId: 'readTaskLog', summary: 'Read or follow the log of a task', tags, params: Type.Object({ id: TaskId }, { additionalProperties: false }), querystring: TaskLogQuery, response,
+      operationId: 'readTaskLog', summary: 'Read or follow the log of a task', tags, params: Type.Object({ id: TaskId }, { additionalProperties: false }), querystring: TaskLogQuery, response: logResponse,
     },
   }, async (request, reply) => {
     const { attempt, ...query } = request.query
@@ -88,31 +90,43 @@ export const logRoutes: FastifyPluginAsyncTypebox<LogRouteOptions> = async (app,
   })
 
   async function answer (request: FastifyRequest, reply: FastifyReply, query: LogQuery, source: LogSource) {
-    const chosen = chosenFormat(request, query.format)
-    const format = chosen === 'sse' || chosen === 'ndjson' ? chosen : 'text'
-    return sendStream<LogRecord[]>(reply, {
-      ...logEncoder(format, query, source),
-      format,
-      context: streams,
-      open: signal => logs.readBatches({ ...source, ...startingPoint(request, query), follow: query.follow, stream: query.stream, signal }),
-    })
+    return sendLog(request, reply, query, { streams, end: source.end, readBatches: options => logs.readBatches({ ...source, ...options }) })
   }
+}
+
+export interface LogAnswer {
+  streams: StreamContext
+  readBatches: (options: Omit<LogRead, keyof LogSource> & { follow: boolean }) => AsyncIterable<LogRecord[]>
+  /** How what wrote the log ended; asked when there is no more. */
+  end?: LogSource['end']
+}
+
+/** Answers with a log, in the format that is asked for, from where it is asked for. */
+export async function sendLog (request: FastifyRequest, reply: FastifyReply, query: LogQuery, { streams, readBatches, end }: LogAnswer): Promise<FastifyReply> {
+  const chosen = chosenFormat(request, query.format)
+  const format = chosen === 'sse' || chosen === 'ndjson' ? chosen : 'text'
+  return sendStream<LogRecord[]>(reply, {
+    ...logEncoder(format, query, end),
+    format,
+    context: streams,
+    open: signal => readBatches({ ...startingPoint(request, query), follow: query.follow, stream: query.stream, signal }),
+  })
 }
 
 /** An EventSource that comes back repeats its URL and adds Last-Event-ID: the header is the later word. */
 function startingPoint (request: FastifyRequest, query: LogQuery): { cursor?: string, tail?: number } {
   const last = request.headers['last-event-id']
-  if (typeof last === 'string' && last !== '') return { cursor: last.slice(0, longestCursor) }
+  if (typeof last === 'string' && last !== '') return { cursor: last.slice(0, longestLastEventId) }
   return { cursor: query.cursor, tail: query.tail }
 }
 
 /** Log records in the format asked for; a batch at a time, which is several times faster. */
-function logEncoder (format: StreamFormat, { timestamps, follow }: LogQuery, source: LogSource): StreamEncoder<LogRecord[]> {
+function logEncoder (format: StreamFormat, { timestamps, follow }: LogQuery, endOf: LogSource['end']): StreamEncoder<LogRecord[]> {
   if (format === 'text') {
     const toText = createTextFormatter({ timestamps })
     return { encode: batch => joined(batch.map(toText)), encodeError: error => `--- error: ${error.message} ---\n` }
   }
-  const end = (): LogEnd => ({ type: 'end', ...source.end?.() })
+  const end = (): LogEnd => ({ type: 'end', ...endOf?.() })
   const usual = recordEncoder<LogRecord[]>(format, () => ({ event: 'log' }))
   if (format === 'sse') return { ...usual, encode: encodeSse, encodeEnd: () => sseMessage({ event: 'end', data: end() }) }
   return { ...usual, encode: encodeNdjson, ...(follow ? { encodeEnd: () => jsonLine(end()) } : {}) }

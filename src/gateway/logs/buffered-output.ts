@@ -2,7 +2,7 @@
 import type { LogRecord, LogStream } from '../../schemas/log.ts'
 import type { TaskRecord } from '../../services/tasks/task-record.ts'
 import { compareCursors, startOfLog } from './fleet-cursor.ts'
-import type { FleetLogPlace } from './fleet-log-place.ts'
+import type { DeliveryPlace } from './delivery-place.ts'
 
 /** A line, or a piece of a long one, as its host shipped it. */
 export interface KeptEntry {
@@ -21,19 +21,27 @@ export interface KeptEntry {
   isGap?: boolean
 }
 
+/** Output of the deliveries of a task. */
+export interface KeptOutput {
+  /** In the order of each delivery. */
+  entries: readonly KeptEntry[]
+  /** Deliveries all of whose output has been there: behind their last entry there is no more. */
+  complete: ReadonlySet<number>
+}
+
 export interface OutputBuffer {
-  /** What there is of all deliveries of a task, oldest first. */
-  read: (task: TaskRecord) => Promise<KeptEntry[]>
-  /** Calls back when there may be more; answers how to stop. */
-  watch: (task: TaskRecord, listener: () => void) => () => void
+  /** What there is. @throws BerthError unavailable. */
+  read: (task: TaskRecord) => Promise<KeptOutput>
+  /** What there is, and then what comes, each once; ends with the signal alone, and waits while nothing can be read. */
+  follow: (task: TaskRecord, signal: AbortSignal) => AsyncIterable<KeptOutput>
 }
 
 const lostBefore = 'earlier output is no longer in the buffer of the fleet, and its host does not answer; reading goes on with the oldest there is'
 const lostBetween = 'output is missing in the buffer of the fleet, and its host does not answer'
 
-/** One reading of a delivery's output in the buffer, on from a place. Give it what the buffer has, again and again. */
+/** One reading of a delivery's output in the buffer, on from a place. Give it what the buffer has from its beginning, and then what comes. */
 export class BufferedOutput {
-  readonly #place: FleetLogPlace
+  readonly #place: DeliveryPlace
   readonly #only: LogStream | undefined
   /** Number of the next entry, once one was seen. */
   #next: number | undefined
@@ -41,7 +49,7 @@ export class BufferedOutput {
   readonly #skip: Record<LogStream, number>
 
   /** `next`: number of the entry to begin with, where it is known that nothing before it is wanted. */
-  constructor (place: FleetLogPlace, { only, next }: { only?: LogStream | undefined, next?: number | undefined } = {}) {
+  constructor (place: DeliveryPlace, { only, next }: { only?: LogStream | undefined, next?: number | undefined } = {}) {
     this.#place = place
     this.#only = only
     this.#next = next
@@ -49,7 +57,7 @@ export class BufferedOutput {
   }
 
   /** What is yet to be given out of what the buffer has. */
-  take (kept: readonly KeptEntry[]): LogRecord[] {
+  take ({ entries: kept }: KeptOutput): LogRecord[] {
     const entries = kept.filter(({ fence, seq }) => fence === this.#place.fence && (this.#next === undefined || seq >= this.#next))
     const records: LogRecord[] = []
     for (const entry of entries) {
@@ -100,7 +108,7 @@ export interface BufferTail {
 }
 
 /** The last so many lines of what the buffer has of a delivery. */
-export function tailOfBuffer (kept: readonly KeptEntry[], { fence, only, lines }: { fence: number, only?: LogStream | undefined, lines: number }): BufferTail {
+export function tailOfBuffer ({ entries: kept }: KeptOutput, { fence, only, lines }: { fence: number, only?: LogStream | undefined, lines: number }): BufferTail {
   const entries = kept.filter(entry => entry.fence === fence)
   let found = 0
   let index = entries.length

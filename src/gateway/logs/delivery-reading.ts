@@ -4,9 +4,9 @@ import type { LogRecord, LogStream } from '../../schemas/log.ts'
 import { deliveryId } from '../../services/tasks/delivery-id.ts'
 import type { AttemptRecord, TaskRecord } from '../../services/tasks/task-record.ts'
 import type { FleetTaskWatch } from '../tasks/fleet-task-watch.ts'
-import { BufferedOutput, tailOfBuffer, type KeptEntry } from './buffered-output.ts'
+import { BufferedOutput, tailOfBuffer } from './buffered-output.ts'
 import { compareCursors } from './fleet-cursor.ts'
-import type { FleetLogPlace } from './fleet-log-place.ts'
+import type { DeliveryPlace } from './delivery-place.ts'
 import type { ReadingParts } from './fleet-log-reading.ts'
 import { HostGoneError } from './host-log-client.ts'
 
@@ -35,14 +35,14 @@ const maxFailuresOfOver = 3
 /** One delivery, from its place to its end: from its host, and where that is gone from the buffer until it is back. */
 export class DeliveryReading {
   readonly #fence: number
-  readonly #place: FleetLogPlace
+  readonly #place: DeliveryPlace
   readonly #options: DeliveryReadingOptions
   readonly #source: DeliverySource
   #tail: number | undefined
   /** Calls to the host since it last sent something. */
   #failures = 0
 
-  constructor (fence: number, place: FleetLogPlace, options: DeliveryReadingOptions) {
+  constructor (fence: number, place: DeliveryPlace, options: DeliveryReadingOptions) {
     this.#fence = fence
     this.#place = place
     this.#options = options
@@ -65,7 +65,7 @@ export class DeliveryReading {
       // A daemon that was started again, or a connection that was closed: the next one may do.
       if (heard.something) continue
       if (!follow || (wasOver && this.#failures >= maxFailuresOfOver)) return yield * this.#restOfBuffer()
-      yield * this.#fromBuffer(wasOver)
+      if (yield * this.#fromBuffer(wasOver)) return
     }
   }
 
@@ -116,52 +116,43 @@ export class DeliveryReading {
     if (shown.length > 0) yield shown
   }
 
-  /** What the buffer gets, until it is time to ask the host again. */
-  async * #fromBuffer (wasOver: boolean): AsyncGenerator<LogRecord[]> {
-    const { buffer, watch, retry, bufferPauseMs, refresh, record } = this.#source
-    const { signal } = this.#options
+  /** What the buffer gets, until it is time to ask the host again; answers true where that is needless, because the buffer has all. */
+  async * #fromBuffer (wasOver: boolean): AsyncGenerator<LogRecord[], boolean> {
+    const { buffer, retry, record } = this.#source
     const pauseMs = Math.min(retry.firstMs * 2 ** (this.#failures - 1), retry.longestMs)
-    const pause = AbortSignal.any([signal, AbortSignal.timeout(pauseMs)])
-    const stopWatching = buffer.watch(record(), watch.wake)
-    let output: BufferedOutput | undefined
+    const over = new AbortController()
+    const pause = AbortSignal.any([this.#options.signal, over.signal, AbortSignal.timeout(pauseMs)])
+    const watching = wasOver ? undefined : this.#untilOver(pause).then(() => over.abort())
     try {
-      while (!pause.aborted) {
-        const { version } = watch
-        const kept = await this.#kept()
-        output ??= this.#beginInBuffer(kept)
+      const output = await this.#beginInBuffer()
+      for await (const kept of buffer.follow(record(), pause)) {
         const records = output.take(kept)
         if (records.length > 0) yield records
-        await delay(bufferPauseMs, undefined, { signal: pause, ref: false }).catch(() => {})
-        await watch.changed(version, pause)
-        await refresh()
-        if (!wasOver && this.#isOver()) return
+        if (kept.complete.has(this.#fence)) return true
       }
+    } catch (error) {
+      if (!(error instanceof BerthError) || error.kind !== 'unavailable') throw error
+      await delay(pauseMs, undefined, { signal: pause, ref: false }).catch(() => {})
     } finally {
-      stopWatching()
+      over.abort()
+      await watching
     }
+    return false
   }
 
   /** The last word on a delivery whose host is gone. */
   async * #restOfBuffer (): AsyncGenerator<LogRecord[]> {
     const kept = await this.#source.buffer.read(this.#source.record())
-    const records = this.#beginInBuffer(kept).take(kept)
-    yield [...records, this.#place.gap(this.#lostMessage())]
+    const records = (await this.#beginInBuffer()).take(kept)
+    const last = kept.complete.has(this.#fence) ? records : [...records, this.#place.gap(this.#lostMessage())]
+    if (last.length > 0) yield last
   }
 
-  /** What cannot be read at the moment is there later: somebody follows. */
-  async #kept (): Promise<KeptEntry[]> {
-    try {
-      return await this.#source.buffer.read(this.#source.record())
-    } catch (error) {
-      if (error instanceof BerthError && error.kind === 'unavailable') return []
-      throw error
-    }
-  }
-
-  #beginInBuffer (kept: readonly KeptEntry[]): BufferedOutput {
+  async #beginInBuffer (): Promise<BufferedOutput> {
+    const { buffer, record } = this.#source
     const { stream: only } = this.#options
     if (this.#tail === undefined) return new BufferedOutput(this.#place, { only })
-    const tail = tailOfBuffer(kept, { fence: this.#fence, only, lines: this.#tail })
+    const tail = tailOfBuffer(await buffer.read(record()), { fence: this.#fence, only, lines: this.#tail })
     this.#place.skipTo(tail.cursor)
     const isWhole = tail.lines === this.#tail
     this.#tail = undefined
@@ -170,14 +161,19 @@ export class DeliveryReading {
 
   /** Gives the host up to say by itself that a delivery has ended which the queue knows to be over: it may not know. */
   async #whenOverdue (enough: AbortController): Promise<void> {
-    const { watch, refresh, overdueMs } = this.#source
-    const { signal } = enough
+    await this.#untilOver(enough.signal)
+    await delay(this.#source.overdueMs, undefined, { signal: enough.signal, ref: false }).catch(() => {})
+    enough.abort()
+  }
+
+  /** Until the queue says that the delivery is over, or the signal is aborted. */
+  async #untilOver (signal: AbortSignal): Promise<void> {
+    const { watch, refresh } = this.#source
     while (!signal.aborted && !this.#isOver()) {
-      await watch.changed(watch.version, signal)
+      const { version } = watch
+      await watch.changed(version, signal)
       if (!signal.aborted) await refresh()
     }
-    await delay(overdueMs, undefined, { signal, ref: false }).catch(() => {})
-    enough.abort()
   }
 
   #isOver (): boolean {

@@ -6,7 +6,7 @@ import { hasEnded } from '../tasks/fleet-tasks.ts'
 import { FleetTaskWatch } from '../tasks/fleet-task-watch.ts'
 import { DeliveryReading, type DeliverySource } from './delivery-reading.ts'
 import type { GivenOutStreams } from './fleet-cursor.ts'
-import { FleetLogPlace } from './fleet-log-place.ts'
+import { DeliveryPlace } from './delivery-place.ts'
 import type { FleetLogsOptions, HostRetry } from './fleet-logs.ts'
 
 export interface FleetLogReadingOptions {
@@ -67,7 +67,7 @@ export class FleetLogReading {
     for (;;) {
       const next = this.#deliveries().find(({ fence }) => fence > after)
       if (next) {
-        const at = place?.fence === next.fence ? place : new FleetLogPlace(next.fence, { only: stream })
+        const at = place?.fence === next.fence ? place : new DeliveryPlace(next.fence, { only: stream })
         yield * new DeliveryReading(next.fence, at, { source, tail, follow: follow ?? false, stream, signal }).batches()
         after = next.fence
         tail = undefined
@@ -82,11 +82,11 @@ export class FleetLogReading {
   }
 
   /** Where to begin: at a place of a delivery, or so many lines before the end of one; behind the delivery `after`. */
-  async #begin (source: DeliverySource): Promise<{ place?: FleetLogPlace | undefined, tail?: number | undefined, after: number }> {
+  async #begin (source: DeliverySource): Promise<{ place?: DeliveryPlace | undefined, tail?: number | undefined, after: number }> {
     const { start, stream, signal } = this.#options
     const deliveries = this.#deliveries()
     if ('fence' in start) {
-      const place = new FleetLogPlace(start.fence, { streams: start.streams, only: stream })
+      const place = new DeliveryPlace(start.fence, { streams: start.streams, only: stream })
       const isBeyond = start.fence > (this.#record.attempts.at(-1)?.fence ?? 0)
       return { place, after: isBeyond ? Infinity : start.fence - 1 }
     }
@@ -96,7 +96,7 @@ export class FleetLogReading {
       const { fence } = deliveries[index]!
       if (left === 0) return { tail: 0, after: fence - 1 }
       let lines = 0
-      const place = new FleetLogPlace(fence, { only: stream })
+      const place = new DeliveryPlace(fence, { only: stream })
       for await (const batch of new DeliveryReading(fence, place, { source, tail: left, follow: false, stream, signal }).batches()) lines += countLines(batch)
       if (lines >= left) return { tail: left, after: fence - 1 }
       left -= lines

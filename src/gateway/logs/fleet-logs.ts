@@ -35,8 +35,6 @@ export interface FleetLogsOptions {
   table: Pick<FleetTaskTable, 'get' | 'watch'>
   hosts: Pick<HostLogClient, 'read'>
   buffer: OutputBuffer
-  /** The buffer of a task is read at most this often, in milliseconds. */
-  bufferPauseMs?: number
   retry?: Partial<HostRetry>
   /** A delivery that is over by what the queue says is followed on its host for so long; then what there is of it is read. In milliseconds. */
   overdueMs?: number
@@ -49,8 +47,8 @@ export interface FleetLogsOptions {
 export class FleetLogs {
   readonly #options: Required<FleetLogsOptions> & { retry: HostRetry }
 
-  constructor ({ bufferPauseMs = 100, overdueMs = 2000, retry, ...options }: FleetLogsOptions) {
-    this.#options = { ...options, bufferPauseMs, overdueMs, retry: { firstMs: 500, longestMs: 15_000, ...retry } }
+  constructor ({ overdueMs = 2000, retry, ...options }: FleetLogsOptions) {
+    this.#options = { ...options, overdueMs, retry: { firstMs: 500, longestMs: 15_000, ...retry } }
   }
 
   /** @throws BerthError not_found `attempt_not_found` for an attempt that has not begun. */

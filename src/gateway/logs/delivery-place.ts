@@ -12,7 +12,7 @@ const streamNames = ['stdout', 'stderr'] as const
  * How far the output of one delivery was given out, to the byte of each stream, whether it came from its host or from the buffer; and
  * what of a record or an entry is yet to be given out.
  */
-export class FleetLogPlace {
+export class DeliveryPlace {
   readonly fence: number
   readonly #streams: GivenOutStreams
   /** Only this stream is wanted; the other is where this one is. */
