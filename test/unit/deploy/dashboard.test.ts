@@ -13,7 +13,7 @@ const dashboard = JSON.parse(readFileSync(`${repo}deploy/grafana/berth.json`, 'u
 /** Names that src registers, and those of the Node process. */
 function registeredMetrics (): Set<string> {
   const sources = globSync('src/**/*.ts', { cwd: repo }).map(name => readFileSync(repo + name, 'utf8')).filter(text => text.includes('prom-client'))
-  const own = sources.flatMap(text => [...text.matchAll(/name: ['`](berth_[\w${}]+)['`]/g)].map(([, name = '']) => name))
+  const own = sources.flatMap(text => [...text.matchAll(/['`](berth_[\w${}]+)['`]/g)].map(([, name = '']) => name))
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
   const all = [...own.flatMap(name => /\$\{unit\}/.test(name) ? ['packets', 'bytes'].map(unit => name.replace(/\$\{unit\}/, unit)) : [name]), ...registry.getMetricsAsArray().map(({ name }) => name)]
