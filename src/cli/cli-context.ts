@@ -16,6 +16,14 @@ export interface ServeOptions {
   reclaimAndExit?: boolean
 }
 
+/** What `berth gateway` was given, likewise. */
+export interface GatewayOptions {
+  redis?: string
+  listen?: string
+  grpc?: string
+  tokenFile?: string
+}
+
 export interface DoctorOptions {
   json?: boolean
   /** false: look at the host only, start no sandbox. */
@@ -45,8 +53,9 @@ export interface CliContext {
   onExit?: (listener: () => void) => () => void
   /** How the terminal of standard input treats what passes; Node's own raw mode where absent. */
   terminalMode?: () => Promise<TerminalMode>
-  /** Run the daemon and the check of the host; each answers with the exit code. */
+  /** Run the daemon, a gateway, and the check of the host; each answers with the exit code. */
   serve: (options: ServeOptions) => Promise<number>
+  gateway: (options: GatewayOptions) => Promise<number>
   doctor: (options: DoctorOptions) => Promise<number>
   /** How long to wait for a daemon that answered before to come back, in milliseconds; 60 s when absent. */
   comeBackMs?: number

@@ -5,6 +5,7 @@ import type { CliContext, DoctorOptions, ServeOptions } from './cli-context.ts'
 import { addCopyCommand } from './copy-command.ts'
 import { addExecCommand } from './exec-command.ts'
 import { addFileCommands } from './file-commands.ts'
+import { addGatewayCommand } from './gateway-command.ts'
 import { addHostCommands } from './host-commands.ts'
 import { addImageCommands } from './image-commands.ts'
 import { InterruptedError } from './interrupts.ts'
@@ -83,6 +84,7 @@ export function buildProgram (context: CliContext, parts: { output?: Output, out
   addTaskCommands(program.commandsGroup('Tasks:'), shell, act)
   addImageCommands(program.commandsGroup('Images:'), shell, act)
   addServeCommand(program.commandsGroup('Host:'), context, act)
+  addGatewayCommand(program, context, act)
   addHostCommands(program, shell, act)
   program.addHelpText('after', '\nThe daemon is found by BERTH_SOCKET (default /run/berth/berth.sock), or by BERTH_URL with BERTH_TOKEN.')
   return program

@@ -92,7 +92,7 @@ export function answerError (error: unknown, request: FastifyRequest, reply: Fas
   else if (known.cause !== undefined) request.log.info({ err: known.cause, code: known.code }, 'request refused')
   if (known.kind === 'unauthenticated') reply.header('www-authenticate', 'Bearer realm="berth"')
   if (known.code === 'range_not_satisfiable') reply.header('content-range', `bytes */${known.details?.['sizeBytes'] ?? '*'}`)
-  if (errorKinds[known.kind].retryable) reply.header('retry-after', '1')
+  if (errorKinds[known.kind].retryable) reply.header('retry-after', retryAfterSeconds(known))
   return reply.code(statusOf(known)).header('content-type', 'application/json; charset=utf-8').send(errorBody(known, request.id))
 }
 
@@ -121,6 +121,12 @@ function classify (error: unknown, request: FastifyRequest, options: ErrorAnswer
 /** What a request that the daemon's end interrupts is told. */
 export function hostStopping (): BerthError {
   return new BerthError('unavailable', 'host_stopping', 'the daemon is shutting down; sandboxes go on, try again when it is back')
+}
+
+/** `details.retryAfterMs` says it where it is known. */
+function retryAfterSeconds ({ details }: BerthError): string {
+  const { retryAfterMs } = details ?? {}
+  return typeof retryAfterMs === 'number' ? String(Math.max(1, Math.ceil(retryAfterMs / 1000))) : '1'
 }
 
 /** Why an end was asked for, where that is for clients to know. */

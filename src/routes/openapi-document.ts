@@ -51,8 +51,25 @@ const contentSecurityPolicy = "default-src 'self'; img-src 'self' data:; style-s
 
 const errorReference = `${ErrorBody.$id}#`
 
+/** What the document says of the whole API; each where it is not that of a host. */
+export interface OpenapiFace {
+  title: string
+  description: string
+  server: string
+  tags: Array<{ name: string, description: string }>
+  bearer: string
+}
+
+const hostFace: OpenapiFace = {
+  title: 'Berth',
+  description,
+  server: 'This host',
+  tags,
+  bearer: 'A token of this host; scope admin may do all, read may only GET, sandbox may look at one sandbox, run execs in it and see its ports',
+}
+
 /** Must be called before routes are registered: it learns them as they come. */
-export function addOpenapi (app: FastifyInstance, options: { version: string }): void {
+export function addOpenapi (app: FastifyInstance, { version, face = hostFace }: { version: string, face?: OpenapiFace }): void {
   const documented = keepErrorsForDocument(app)
   const optionalBodies = new Set<string>()
   const keyless = new Set<string>()
@@ -64,11 +81,11 @@ export function addOpenapi (app: FastifyInstance, options: { version: string }):
   void app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
-      info: { title: 'Berth', version: options.version, description, license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } },
-      servers: [{ url: '/', description: 'This host' }],
-      tags,
+      info: { title: face.title, version, description: face.description, license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } },
+      servers: [{ url: '/', description: face.server }],
+      tags: face.tags,
       security: [{ bearer: [] }],
-      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: 'A token of this host; scope admin may do all, read may only GET, sandbox may look at one sandbox, run execs in it and see its ports' } } },
+      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: face.bearer } } },
     },
     refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `def-${index}`) },
     transform: ({ schema, url }) => ({ schema: documented.get(schema) ?? schema, url }),

@@ -6,30 +6,33 @@ import { Health, Readiness } from '../schemas/host.ts'
 import { errorResponses } from './http-errors.ts'
 
 export interface ProbeRouteOptions {
-  host: { readiness: () => Readiness }
+  host: { readiness: () => Readiness | Promise<Readiness> }
   metrics: Registry
+  /** What it is that answers, and what it can do when it is ready. */
+  words?: { name: string, ability: string }
 }
 
 const tags = ['probes']
 const config = { isPublic: true }
+const hostWords = { name: 'daemon', ability: 'create sandboxes' }
 
-export const probeRoutes: FastifyPluginAsyncTypebox<ProbeRouteOptions> = async (app, { host, metrics }) => {
+export const probeRoutes: FastifyPluginAsyncTypebox<ProbeRouteOptions> = async (app, { host, metrics, words = hostWords }) => {
   app.get('/healthz', {
     config,
-    schema: { operationId: 'getHealth', summary: 'Whether the daemon answers at all', tags, security: [], response: { 200: ref(Health, { description: 'It does' }), ...errorResponses() } },
+    schema: { operationId: 'getHealth', summary: `Whether the ${words.name} answers at all`, tags, security: [], response: { 200: ref(Health, { description: 'It does' }), ...errorResponses() } },
   }, async () => ({ status: 'ok' as const }))
 
   app.get('/readyz', {
     config,
     schema: {
       operationId: 'getReadiness',
-      summary: 'Whether the daemon can create sandboxes at the moment',
+      summary: `Whether the ${words.name} can ${words.ability} at the moment`,
       tags,
       security: [],
       response: { ...errorResponses(), 200: ref(Readiness, { description: 'It can' }), 503: ref(Readiness, { description: 'It cannot; `problems` says why' }) },
     },
   }, async (_request, reply) => {
-    const readiness = host.readiness()
+    const readiness = await host.readiness()
     return reply.code(readiness.ready ? 200 : 503).send(readiness)
   })
 

@@ -41,9 +41,20 @@ export function ref<T extends TSchema> (schema: T, options: { description?: stri
   return Type.Unsafe<Static<T>>({ $ref: `${schema.$id}#`, ...options })
 }
 
-/** Every named schema, with the named ones inside it replaced by references: an `$id` may occur only once. */
-export function componentSchemas (): Array<Record<string, unknown>> {
-  return named.map(schema => ({ $id: schema.$id, ...referring({ ...schema, $id: undefined }) as object }))
+/** Every named schema of a host's API, or these with those inside them; the named ones inside replaced by references: an `$id` may occur only once. */
+export function componentSchemas (roots: readonly TSchema[] = named): Array<Record<string, unknown>> {
+  const found = new Map<string, TSchema>()
+  for (const root of roots) collectNamed(root, found)
+  return [...found.values()].map(schema => ({ $id: schema.$id, ...referring({ ...schema, $id: undefined }) as object }))
+}
+
+function collectNamed (value: unknown, found: Map<string, TSchema>): void {
+  if (typeof value !== 'object' || value === null) return
+  if ('$id' in value && typeof value.$id === 'string') {
+    if (found.has(value.$id)) return
+    found.set(value.$id, value as unknown as TSchema)
+  }
+  for (const inner of Object.values(value)) collectNamed(inner, found)
 }
 
 function referring (value: unknown): unknown {

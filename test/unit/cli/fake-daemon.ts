@@ -171,6 +171,7 @@ export function start (fake: FakeDaemon | undefined, argv: string[], other: Part
       return () => { listeners.splice(listeners.indexOf(entry), 1) }
     },
     serve: async () => 0,
+    gateway: async () => 0,
     doctor: async () => 0,
     comeBackMs: 5000,
     ...other,
