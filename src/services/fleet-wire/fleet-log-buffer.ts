@@ -1,6 +1,7 @@
 /** The log of a task as its buffer in Redis has it, and as it goes on. */
 import { rejectWhenAborted } from '../../lib/abort-race.ts'
 import { Channel } from '../../lib/channel.ts'
+import { endClient } from '../redis/redis-client.ts'
 import type { RedisClient, RedisConnection } from '../redis/redis-types.ts'
 import { retryForEver } from '../redis/redis-retry.ts'
 import { readFleetMessage, type FleetLogEntry, type FleetStatusEvent } from './fleet-log-entry.ts'
@@ -77,7 +78,7 @@ export class FleetLogBuffer {
   close (): void {
     this.#isClosed = true
     for (const followers of this.#followers.values()) for (const { items } of followers) items.close()
-    this.#subscriber?.disconnect()
+    if (this.#subscriber) void endClient(this.#subscriber)
   }
 
   async #readRaw (taskKey: string): Promise<{ raws: string[], endedFences: number[] }> {

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { endClient } from '../redis/redis-client.ts'
 import { retryForEver } from '../redis/redis-retry.ts'
 import type { RedisConnection } from '../redis/redis-types.ts'
 import { wireKeys } from './wire-keys.ts'
@@ -30,7 +31,7 @@ export function subscribeCancels ({ redis, onCancel, logger }: WireCancelOptions
     listening: listening.then(() => undefined),
     close: () => {
       closing.abort()
-      client.disconnect()
+      void endClient(client)
     },
   }
 }

@@ -10,6 +10,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
+import { endClient } from '../redis/redis-client.ts'
 import { isRedisFailure } from '../redis/redis-error.ts'
 import type { RedisConnection } from '../redis/redis-types.ts'
 import { retryForEver } from '../redis/redis-retry.ts'
@@ -88,7 +89,7 @@ export class WireIntake {
     const { redis, blockMs = 2000 } = this.#options
     const { signal } = this.#closing
     const client = redis.another('blocking')
-    const end = (): void => { client.disconnect() }
+    const end = (): void => { void endClient(client) }
     signal.addEventListener('abort', end, { once: true })
     let canBlock = true
     const isFilled = async (): Promise<boolean> => await redis.run(ordinary => ordinary.llen(list)) > 0

@@ -1,5 +1,6 @@
 /** Connections as the library makes them, set so that they keep the promises of redis-types.ts. */
 import { Cluster, Redis, type ClusterOptions, type RedisOptions } from 'ioredis'
+import { keepSubscriptions } from './lasting-subscriptions.ts'
 import type { RedisFiles } from './redis-files.ts'
 import type { RedisAddress, RedisNode } from './redis-settings.ts'
 import type { RedisClient } from './redis-types.ts'
@@ -23,7 +24,6 @@ interface Inner {
   manuallyClosing?: boolean
   stream?: { destroy: () => void }
   prevCommandQueue?: { shift: () => { command: { reject: (error: Error) => void } } | undefined }
-  sendCommand: (command: { promise: Promise<unknown> }, stream?: unknown) => unknown
   flushQueue: (error: Error) => void
   setStatus: (status: string) => void
 }
@@ -138,6 +138,7 @@ function commonOptions ({ address, purpose, callTimeoutMs }: ClientRecipe): Redi
     disconnectTimeout: 200,
     keepAlive: keepAliveMs,
     maxRetriesPerRequest: null,
+    autoResubscribe: false,
     maxLoadingRetryTime: 500,
     enableOfflineQueue: purpose !== 'ordinary',
     ...purpose === 'ordinary' && { commandTimeout: callTimeoutMs },
@@ -165,9 +166,8 @@ function shareWithSentinels (client: Redis, { address, files }: ClientRecipe): v
 }
 
 /**
- * What was sent and not answered fails when the connection is lost, as it may have been carried out; only subscriptions are sent
- * again. No failure of a command that the library itself sends is one that nobody hears. And one that could not even begin to
- * connect, for want of a certificate that makes sense, tries again like all others.
+ * What was sent and not answered fails when the connection is lost, as it may have been carried out. And one that could not even
+ * begin to connect, for want of a certificate that makes sense, tries again like all others.
  */
 function guard (client: Redis, purpose: ClientPurpose): void {
   const inner = client as unknown as Inner
@@ -178,15 +178,8 @@ function guard (client: Redis, purpose: ClientPurpose): void {
   let hasClosed = false
   client.on('connecting', () => { hasClosed = false })
   client.on('close', () => { hasClosed = true })
-  if (purpose !== 'subscriber') {
-    client.on('close', () => {
-      for (let item = inner.prevCommandQueue?.shift(); item; item = inner.prevCommandQueue?.shift()) item.command.reject(new Error('Connection is closed.'))
-    })
-    return
-  }
-  const send = inner.sendCommand.bind(client)
-  inner.sendCommand = (command, stream) => {
-    command.promise.catch(() => undefined)
-    return send(command, stream)
-  }
+  if (purpose === 'subscriber') keepSubscriptions(client)
+  client.on('close', () => {
+    for (let item = inner.prevCommandQueue?.shift(); item; item = inner.prevCommandQueue?.shift()) item.command.reject(new Error('Connection is closed.'))
+  })
 }
