@@ -25,8 +25,8 @@ export const checks: readonly Check[] = [
   { name: 'style and promises (eslint)', argv: [process.execPath, bin('eslint/bin/eslint.js'), '--max-warnings', '0', '.'] },
   { name: 'types of the console (tsc)', argv: [process.execPath, bin('typescript/bin/tsc'), '-p', 'src/ui'] },
   { name: 'types (tsc)', argv: [process.execPath, bin('typescript/bin/tsc'), '-p', '.'] },
-  { name: 'OpenAPI rules (redocly)', argv: [process.execPath, bin('@redocly/cli/bin/cli.js'), 'lint', 'openapi/openapi.json'] },
-  { name: 'OpenAPI is what the routes say', argv: [process.execPath, 'scripts/openapi.ts', '--check'] },
+  { name: 'OpenAPI rules (redocly)', argv: [process.execPath, bin('@redocly/cli/bin/cli.js'), 'lint', 'openapi/openapi.json', 'openapi/gateway.json'] },
+  { name: 'OpenAPI documents are what the routes say', argv: [process.execPath, 'scripts/openapi.ts', '--check'] },
   { name: 'nothing unused (knip)', argv: [process.execPath, bin('knip/bin/knip.js'), '--no-progress', '--no-config-hints'] },
   { name: 'shell scripts parse (bash -n)', argv: ['bash', '-c', 'status=0; for file; do bash -n "$file" || status=1; done; exit $status', 'bash', ...shellScripts] },
 ]

@@ -1,16 +1,32 @@
-/** Writes openapi/openapi.json from the routes' schemas; with --check, says whether it is up to date. */
+/** Writes openapi/*.json from the routes' schemas; with --check, says whether they are up to date. */
 import { readFile, writeFile } from 'node:fs/promises'
+import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import { Registry } from 'prom-client'
 import { buildApp, type AppServices } from '../src/app.ts'
+import { buildGatewayApp, type GatewayServices } from '../src/gateway/gateway-app.ts'
+import { ProxyDoor } from '../src/gateway/proxy/proxy-door.ts'
 
-const target = new URL('../openapi/openapi.json', import.meta.url)
 const manifest = JSON.parse(await readFile(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
+const { version } = manifest
+const logger = pino({ level: 'silent' })
+const metrics = (): Registry => new Registry()
 
-/** The document as text. No service is ever called, so none is there. */
-async function generate (): Promise<string> {
-  const services = { metrics: new Registry() } as unknown as AppServices
-  await using app = buildApp({ services, logger: pino({ level: 'silent' }), version: manifest.version })
+/** No service is ever called, so none is there. */
+const documents: ReadonlyArray<{ path: string, build: () => FastifyInstance }> = [
+  { path: 'openapi/openapi.json', build: () => buildApp({ services: { metrics: metrics() } as unknown as AppServices, logger, version }) },
+  {
+    path: 'openapi/gateway.json',
+    build: () => {
+      const services = { metrics: metrics(), redis: {}, gateway: {}, sandboxes: {} } as unknown as GatewayServices
+      return buildGatewayApp({ services, logger, version, rateLimit: 0, door: new ProxyDoor() })
+    },
+  },
+]
+
+/** The document as text. */
+async function generate (build: () => FastifyInstance): Promise<string> {
+  await using app = build()
   await app.ready()
   return `${JSON.stringify(app.swagger(), null, 2)}\n`
 }
@@ -23,13 +39,15 @@ function firstDifference (left: string, right: string): string {
   return `line ${line + 1}:\n  in the file:  ${leftLines[line]?.trim() ?? '(end)'}\n  of the code:  ${rightLines[line]?.trim() ?? '(end)'}`
 }
 
-const wanted = await generate()
-if (process.argv.includes('--check')) {
-  const present = await readFile(target, 'utf8').catch(() => '')
-  if (present !== wanted) {
-    console.error(`openapi/openapi.json is out of date at ${firstDifference(present, wanted)}\nrun: npm run openapi`)
-    process.exitCode = 1
+for (const { path, build } of documents) {
+  const target = new URL(`../${path}`, import.meta.url)
+  const wanted = await generate(build)
+  if (!process.argv.includes('--check')) {
+    await writeFile(target, wanted)
+    continue
   }
-} else {
-  await writeFile(target, wanted)
+  const present = await readFile(target, 'utf8').catch(() => '')
+  if (present === wanted) continue
+  console.error(`${path} is out of date at ${firstDifference(present, wanted)}\nrun: npm run openapi`)
+  process.exitCode = 1
 }
