@@ -27,6 +27,12 @@ export function addHttpTraces (app: FastifyInstance, tracing: Tracing): void {
     spans.set(request, span)
     runInSpan(span, done)
   })
+  // A body comes in with its socket's events, which know nothing of the request.
+  app.addHook('preValidation', (request, _reply, done) => {
+    const span = spans.get(request)
+    if (span) runInSpan(span, done)
+    else done()
+  })
   // onResponse also runs when the client goes away before the end.
   app.addHook('onResponse', async (request, reply) => {
     const span = spans.get(request)

@@ -21,12 +21,17 @@ test('a request runs in a span of its route, below that of its client, and what 
   app.get('/readyz', async () => ({ isTraced: activeSpan() !== undefined }))
 
   const traceId = 'a'.repeat(32)
-  const answer = await app.inject({ method: 'POST', url: '/v1/tasks/tsk_1', headers: { traceparent: `00-${traceId}-${'b'.repeat(16)}-01` } })
-  assert.deepEqual((await app.inject('/readyz')).json(), { isTraced: false })
+  const url = await app.listen({ host: '127.0.0.1', port: 0 })
+  const answer = await fetch(`${url}/v1/tasks/tsk_1`, {
+    method: 'POST',
+    headers: { traceparent: `00-${traceId}-${'b'.repeat(16)}-01`, 'content-type': 'application/json' },
+    body: JSON.stringify({ large: 'x'.repeat(500_000) }),
+  }).then(response => response.json()) as { traceparent: string }
+  assert.deepEqual(await fetch(`${url}/readyz`).then(response => response.json()), { isTraced: false })
   await tracing.close()
 
   const span = await receiver.find('POST /v1/tasks/:id')
-  assert.equal(answer.json().traceparent, `00-${traceId}-${span.spanId}-01`)
+  assert.equal(answer.traceparent, `00-${traceId}-${span.spanId}-01`)
   assert.deepEqual([span.traceId, span.parentSpanId, span.attributes['http.response.status_code']], [traceId, 'b'.repeat(16), 200])
   assert.deepEqual(receiver.spans.map(({ name }) => name), ['POST /v1/tasks/:id'])
 })
