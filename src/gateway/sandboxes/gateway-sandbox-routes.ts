@@ -33,10 +33,13 @@ export interface GatewaySandboxRouteOptions {
   lookup: Pick<SandboxLookup, 'list'>
 }
 
+// A list is of all pools where none is named.
+const { default: _, ...AnyPool } = PoolName
+
 const ListQuery = Type.Object({
   limit: Limit,
   cursor: Cursor,
-  pool: Type.Optional(PoolName),
+  pool: Type.Optional(AnyPool as typeof PoolName),
   status: Type.Optional(Type.Array(SandboxStatus, { description: 'One of these; repeat it or separate by commas' })),
   label: Type.Optional(Type.Array(Type.String({ maxLength: 512, pattern: pattern('^[^=]+=', 'must be name=value') }), { maxItems: 64, description: 'name=value; repeat it to ask for several labels at once' })),
 }, { additionalProperties: false })
@@ -51,8 +54,10 @@ same sandbox.`
 
 /** To be registered with the prefix `/v1`. */
 export const gatewaySandboxRoutes: FastifyPluginAsyncTypebox<GatewaySandboxRouteOptions> = async (app, options) => {
-  void app.register(passedOn, options)
-  void app.register(answeredHere, options)
+  // The prefix is applied already.
+  const parts = { ...options, prefix: '' }
+  void app.register(passedOn, parts)
+  void app.register(answeredHere, parts)
 }
 
 /** Everything about one sandbox is its host's to answer. */

@@ -63,7 +63,7 @@ export class SandboxPlacer {
    */
   async create (request: PlacementRequest): Promise<PlacedAnswer> {
     const { principal, create, key = randomUUID() } = request
-    const pool = create.pool ?? (principal.pools?.length === 1 ? principal.pools[0]! : defaultPool)
+    const { pool = defaultPool } = create
     checkPool(principal, pool)
     const { keys } = this.#options
     const hostKey = hostIdempotencyKey(principal.id, key)

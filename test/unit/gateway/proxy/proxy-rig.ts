@@ -2,7 +2,8 @@
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
-import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { pino } from 'pino'
 import { BerthError } from '../../../../src/errors.ts'
 import { ProxyDoor } from '../../../../src/gateway/proxy/proxy-door.ts'
 import { WorkerLinks } from '../../../../src/gateway/proxy/worker-links.ts'
@@ -11,6 +12,7 @@ import { workerProxyRoutes } from '../../../../src/gateway/proxy/worker-proxy-ro
 import type { FleetPrincipal, WorkerAccess, WorkerRecord, Workers } from '../../../../src/gateway/worker-record.ts'
 import { addErrorAnswers } from '../../../../src/routes/http-errors.ts'
 import { findBearerToken } from '../../../../src/routes/authentication.ts'
+import { addManners, createHttpServer, defaultHttpLimits } from '../../../../src/routes/http-server.ts'
 
 interface Teardown { after: (release: () => Promise<void>) => void }
 
@@ -123,9 +125,10 @@ export async function startGateway (t: Teardown, host?: FakeHost, more?: (app: F
   const links = new WorkerLinks({ workers })
   const door = new ProxyDoor()
   const proxy = new WorkerProxy({ links, door, tokens: { verify: token => principals[token] }, closing: closing.signal })
-  const app = Fastify({ http: { shouldUpgradeCallback: request => door.shouldUpgrade(request) } })
+  const app = createHttpServer({ logger: pino({ level: 'silent' }), limits: defaultHttpLimits, closing: closing.signal, shouldUpgrade: request => door.shouldUpgrade(request) })
   app.server.on('upgrade', (request, socket, head) => door.handleUpgrade(request, socket, head, app.routing))
   app.server.on('checkContinue', (request, response) => door.handleContinue(request, response, app.routing))
+  addManners(app)
   addErrorAnswers(app, { closing: closing.signal, bodyBytes: 1024 })
   await app.register(workerProxyRoutes, { prefix: '/v1', proxy })
   more?.(app, { workers, links, proxy })
