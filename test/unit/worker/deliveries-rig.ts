@@ -32,7 +32,7 @@ class Lifeline {
   steps = 0
   isDead = false
   killAt: { step: number, when: 'before' | 'after' } | undefined
-  onDeath: () => void = () => {}
+  readonly death = Promise.withResolvers<void>()
 
   async call<T> (work: () => Promise<T>): Promise<T> {
     if (this.isDead) return await never()
@@ -45,7 +45,7 @@ class Lifeline {
 
   #die (): Promise<never> {
     this.isDead = true
-    this.onDeath()
+    this.death.resolve()
     return never()
   }
 }
@@ -165,8 +165,8 @@ export class DeliveriesRig {
     })
     const daemon = { lifeline, store, scheduler, puller }
     this.daemon = daemon
-    lifeline.onDeath = () => { this.#closing.push(this.#bury(daemon)) }
-    await scheduler.adopt()
+    void lifeline.death.promise.then(() => { this.#closing.push(this.#bury(daemon)) })
+    await Promise.race([scheduler.adopt(), lifeline.death.promise])
     if (lifeline.isDead) return daemon
     if (!isIdle) scheduler.start()
     puller.start()
