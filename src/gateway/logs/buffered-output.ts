@@ -1,5 +1,6 @@
 /** Output of tasks as the fleet's buffer has it: whole lines, in the order in which they ended, bounded. */
 import type { LogRecord, LogStream } from '../../schemas/log.ts'
+import { parseCursor } from '../../services/logs/log-cursor.ts'
 import type { TaskRecord } from '../../services/tasks/task-record.ts'
 import { compareCursors, startOfLog } from './fleet-cursor.ts'
 import type { DeliveryPlace } from './delivery-place.ts'
@@ -36,6 +37,8 @@ export interface OutputBuffer {
   follow: (task: TaskRecord, signal: AbortSignal) => AsyncIterable<KeptOutput>
 }
 
+const streamNames = ['stdout', 'stderr'] as const
+const nothing = Buffer.alloc(0)
 const lostBefore = 'earlier output is no longer in the buffer of the fleet, and its host does not answer; reading goes on with the oldest there is'
 const lostBetween = 'output is missing in the buffer of the fleet, and its host does not answer'
 
@@ -47,6 +50,8 @@ export class BufferedOutput {
   #next: number | undefined
   /** Bytes of the line that each stream is in which were given out before. */
   readonly #skip: Record<LogStream, number>
+  /** Bytes of a character that the host had not given out with the line that it is in. */
+  readonly #heldBack: Record<LogStream, Buffer> = { stdout: nothing, stderr: nothing }
 
   /** `next`: number of the entry to begin with, where it is known that nothing before it is wanted. */
   constructor (place: DeliveryPlace, { only, next }: { only?: LogStream | undefined, next?: number | undefined } = {}) {
@@ -72,14 +77,35 @@ export class BufferedOutput {
     return records
   }
 
+  /** What was held back of characters that broke off, once nothing more is to come that could complete them. */
+  rest (): LogRecord[] {
+    return streamNames.flatMap(stream => {
+      const { from } = this.#place.givenOut(stream)
+      const data = this.#freed(stream)
+      const record = data.length > 0 && this.#place.takeEntry({ fence: this.#place.fence, seq: 0, cursor: from, at: new Date().toISOString(), stream, data, isLineEnd: false }, 0)
+      return record ? [record] : []
+    })
+  }
+
+  #freed (stream: LogStream): Buffer {
+    const bytes = this.#heldBack[stream]
+    this.#heldBack[stream] = nothing
+    return bytes
+  }
+
   #takeOne (entry: KeptEntry): LogRecord | undefined {
     const { stream, cursor, data, isLineEnd } = entry
     const { from, before, behind } = this.#place.givenOut(stream)
     if (this.#only && stream !== this.#only && !entry.isGap) return undefined
     if (compareCursors(cursor, from) <= 0) {
-      this.#skip[stream] = isLineEnd ? before + behind : Math.max(0, this.#skip[stream] - data.length)
+      const beyond = isLineEnd ? 0 : data.length - this.#skip[stream]
+      this.#skip[stream] = isLineEnd ? before + behind : Math.max(0, -beyond)
+      // The host holds a character back that broke off there; the buffer has as much of it as there is.
+      const heldBack = parseCursor(from).split?.[stream].length ?? 0
+      this.#heldBack[stream] = data.subarray(data.length - Math.max(0, Math.min(beyond, heldBack)))
       return undefined
     }
+    if (this.#heldBack[stream].length > 0) return this.#place.takeEntry({ ...entry, data: Buffer.concat([this.#freed(stream), data]) }, 0)
     const skip = Math.min(this.#skip[stream], data.length)
     this.#skip[stream] = isLineEnd ? 0 : this.#skip[stream] - skip
     return this.#place.takeEntry(entry, skip)

@@ -82,7 +82,6 @@ export class DeliveryPlace {
   caughtUp (stream: LogStream): void {
     const furthest = this.hostCursor
     if (compareCursors(this.#streams[stream].from, furthest) < 0) this.#streams[stream].from = plainCursor(furthest)
-    this.#streams[stream].behind = 0
   }
 
   /** Goes on elsewhere: what lies between is not to be had. */

@@ -128,7 +128,10 @@ export class DeliveryReading {
       for await (const kept of buffer.follow(record(), pause)) {
         const records = output.take(kept)
         if (records.length > 0) yield records
-        if (kept.complete.has(this.#fence)) return true
+        if (!kept.complete.has(this.#fence)) continue
+        const rest = output.rest()
+        if (rest.length > 0) yield rest
+        return true
       }
     } catch (error) {
       if (!(error instanceof BerthError) || error.kind !== 'unavailable') throw error
@@ -143,7 +146,8 @@ export class DeliveryReading {
   /** The last word on a delivery whose host is gone. */
   async * #restOfBuffer (): AsyncGenerator<LogRecord[]> {
     const kept = await this.#source.buffer.read(this.#source.record())
-    const records = (await this.#beginInBuffer()).take(kept)
+    const output = await this.#beginInBuffer()
+    const records = [...output.take(kept), ...output.rest()]
     const last = kept.complete.has(this.#fence) ? records : [...records, this.#place.gap(this.#lostMessage())]
     if (last.length > 0) yield last
   }
