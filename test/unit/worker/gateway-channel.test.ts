@@ -1,7 +1,9 @@
 /** The connection to a gateway, as addresses of sandboxes come over it. */
 import assert from 'node:assert/strict'
 import { status, ServerCredentials } from '@grpc/grpc-js'
+import { once } from 'node:events'
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { pollUntil } from '../../../src/lib/poll.ts'
@@ -65,6 +67,30 @@ test('a gateway that never answers is given up, and asked again', async t => {
   await assert.rejects(client.allocate(lease), { code: 'addresses_unavailable', message: /does not answer/ })
   gateway.isSilent = false
   assert.equal((await client.allocate(lease)).ipv4, '10.64.3.10')
+})
+
+test('a connection over which nothing comes back is left for another', async t => {
+  const { gateway, open } = await buildGateway(t)
+  const port = await gateway.listen()
+  const sockets: Socket[] = []
+  const between = createServer(outer => {
+    const inner = connect(port, '127.0.0.1')
+    sockets.push(outer, inner)
+    for (const socket of [outer, inner]) socket.on('error', () => {})
+    outer.pipe(inner).pipe(outer)
+  }).listen(0, '127.0.0.1')
+  await once(between, 'listening')
+  t.after(() => {
+    for (const socket of sockets) socket.destroy()
+    between.close()
+  })
+  const client = await open(`127.0.0.1:${(between.address() as AddressInfo).port}`)
+  await client.allocate(lease)
+  const [outer, inner] = sockets
+  outer!.unpipe(inner)
+  await assert.rejects(client.allocate(lease), { message: /does not answer/ })
+  assert.equal((await client.allocate(lease)).ipv4, '10.64.3.10')
+  assert.equal(sockets.length, 4)
 })
 
 test('with authorities, only a gateway that they have signed is told the token', async t => {

@@ -164,6 +164,22 @@ test('a status is told until the gateway knows it, the latest alone, and again t
   await until(() => worker()?.registration.status === 'draining')
 })
 
+test('a status is told at once, and one that a gateway does not take keeps no heartbeat back', async t => {
+  const hourMs = 3_600_000
+  const { membership, until, worker } = await build(t, { heartbeatMs: hourMs })
+  membership.start()
+  await until(() => membership.state.isConnected)
+  membership.setStatus('draining')
+  await until(() => worker()?.status === 'draining')
+  const other = await build(t, { backoff: { firstMs: hourMs, maxMs: hourMs } })
+  other.membership.start()
+  await other.beats(1)
+  other.gateway.refusals.updateStatus = { code: status.INVALID_ARGUMENT, details: 'draining? never heard of it' }
+  other.membership.setStatus('draining')
+  await other.until(() => other.membership.state.problem !== undefined)
+  await other.beats(3)
+})
+
 test('a host that drains says so to a gateway whose registration knows no status', async t => {
   const { gateway, membership, until } = await build(t, { isOld: true, status: () => 'draining' })
   membership.start()
@@ -239,7 +255,7 @@ test('an end does not wait for a call under way, nor for one that never began', 
   other.membership.start()
   await other.until(() => other.membership.state.problem !== undefined)
   await other.membership.close()
-  const third = await build(t)
+  const third = await build(t, { callTimeoutMs: 3_600_000 })
   third.gateway.isSilent = true
   third.membership.start()
   await third.until(() => third.gateway.knocks > 0)
