@@ -54,11 +54,11 @@ export function makeClient (recipe: ClientRecipe): RedisClient {
 export async function endClient (client: RedisClient): Promise<void> {
   const inner = client as unknown as Inner
   const { promise, resolve } = Promise.withResolvers<void>()
+  // One that waits to connect again has nothing that could end.
+  const isOpen = ['connecting', 'connect', 'ready'].includes(client.status)
   client.once('end', resolve)
   client.disconnect()
-  const timer = setTimeout(resolve, endWithinMs)
-  // One that waits to connect again has nothing that could end.
-  if (client.status !== 'end' && inner.stream === undefined) resolve()
+  const timer = setTimeout(resolve, isOpen ? endWithinMs : 0)
   await promise
   clearTimeout(timer)
   inner.stream?.destroy()

@@ -28,7 +28,10 @@ export interface RedisConnection {
   readonly client: RedisClient
   /** Runs commands: what fails for want of a server becomes a BerthError. */
   run: <T>(work: (client: RedisClient) => Promise<T>) => Promise<T>
-  /** A connection of its own, for commands that wait or for subscriptions; it connects again by itself, and ends with this. */
+  /**
+   * A connection of its own, for commands that wait (at most 10 s: one that is silent for longer is given up) or for subscriptions,
+   * which are made again on each connection. It connects again by itself, and ends with this, or before by `endClient`.
+   */
   another: (purpose: 'blocking' | 'subscriber') => RedisClient
   /** Calls back when it is connected again after a time away; answers how to stop. */
   onReady: (listener: () => void) => () => void
