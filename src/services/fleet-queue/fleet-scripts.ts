@@ -12,7 +12,12 @@ interface Script {
 }
 
 /** What a script is made of, in this order, before its own text. */
-const parts = ['ground', 'news', 'lanes', 'moves'] as const
+const parts = ['ground', 'news', 'lanes', 'moves']
+const partsOf: Partial<Record<ScriptName, readonly string[]>> = {
+  renew: ['ground'],
+  remove: [...parts, 'removal'],
+  prune: [...parts, 'removal'],
+}
 
 /**
  * Runs the scripts: each is one step, that happens as a whole or not at all, and for all at once. They are kept by the server, which
@@ -48,8 +53,7 @@ export class FleetScripts {
 }
 
 function load (name: ScriptName): Script {
-  const forgets = name === 'remove' || name === 'prune'
-  const source = [...parts, ...forgets ? ['removal'] : [], name].map(read).join('\n')
+  const source = [...partsOf[name] ?? parts, name].map(read).join('\n')
   return { source, sha: createHash('sha1').update(source).digest('hex') }
 }
 

@@ -63,10 +63,12 @@ export class RedisTaskTable implements FleetTaskTable {
   }
 }
 
-/** The one with the fewest tasks beside those that are asked for. */
+/** The one with the fewest tasks beside those that are asked for; see moves.lua. */
 function indexOf ({ status, isDeadLetter }: FleetTaskFilter): string {
   if (isDeadLetter === true) return 'dead'
-  return status?.length === 1 ? `status:${status[0]}` : 'created'
+  const indexes = new Set(status?.map(one => one === 'scheduled' || one === 'running' ? 'claimed' : one))
+  const [only] = indexes
+  return indexes.size !== 1 || only === 'complete' ? 'created' : `status:${only}`
 }
 
 /** As list.lua has it: what is not there is not asked for. */

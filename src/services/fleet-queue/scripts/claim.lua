@@ -106,7 +106,7 @@ local leaseUntil = now + request.leaseMs
 local claims = { int(leaseUntil) }
 
 local function take (turn)
-  local task = find(turn.id)
+  local task = findCore(turn.id)
   if not task then return removeDue(turn.lane, turn.id) end
   deliver(task, owner, leaseUntil)
   save(task)

@@ -2,7 +2,7 @@
 --
 --   task:<id>                     hash: a task, see fleet-task-fields.ts
 --   keys                          hash: idempotency key → id
---   created, status:<s>, dead     sorted: ids by seq, of all tasks, of one status, of dead letters
+--   created, status:<s>, dead     sorted: ids by seq, of all tasks, of some statuses (moves.lua), of dead letters
 --   lane:<lane>                   sorted: ids by seq, of the due tasks of a lane
 --   value:<pool>:<prio>:<fair>    sorted: lanes by the seq of their oldest due task
 --   row:<pool>:<prio>             sorted: values of the fair label, by their rank (see lanes.lua)

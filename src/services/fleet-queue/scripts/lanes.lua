@@ -32,9 +32,10 @@ local function noteTurn (fair, turn)
   if redis.call('ZADD', base .. 'turns', turn, fair) == 1 then redis.call('ZREMRANGEBYRANK', base .. 'turns', 0, -maxTurns - 1) end
 end
 
-local function rankOf (fair)
-  local claimed = tonumber(redis.call('HGET', base .. 'claimed', fair)) or 0
-  local turn = tonumber(redis.call('ZSCORE', base .. 'turns', fair))
+-- `claimed`, `turn`: where they are known.
+local function rankOf (fair, claimed, turn)
+  claimed = claimed or tonumber(redis.call('HGET', base .. 'claimed', fair)) or 0
+  turn = turn or tonumber(redis.call('ZSCORE', base .. 'turns', fair))
   if not turn then
     turn = redis.call('HINCRBY', base .. 'clock', 'arrival', 1)
     noteTurn(fair, turn)
@@ -42,15 +43,11 @@ local function rankOf (fair)
   return math.min(claimed, maxRanked) * turnsPerClaim + turn
 end
 
-local function rankAnew (fair)
-  local rows = redis.call('SMEMBERS', base .. 'rows:' .. fair)
-  if #rows == 0 then return end
-  local rank = rankOf(fair)
-  for _, row in ipairs(rows) do redis.call('ZADD', base .. 'row:' .. row, rank, fair) end
-end
-
+-- Notes that a value has its turn; answers which.
 local function serve (fair)
-  noteTurn(fair, firstTurn + redis.call('HINCRBY', base .. 'clock', 'turn', 1))
+  local turn = firstTurn + redis.call('HINCRBY', base .. 'clock', 'turn', 1)
+  noteTurn(fair, turn)
+  return turn
 end
 
 local function addDue (lane, id, seq, dueAt)
@@ -80,11 +77,16 @@ local function removeDue (lane, id)
 end
 
 local function addTo (hash, field, count)
-  if redis.call('HINCRBY', base .. hash, field, count) == 0 then redis.call('HDEL', base .. hash, field) end
+  local sum = redis.call('HINCRBY', base .. hash, field, count)
+  if sum == 0 then redis.call('HDEL', base .. hash, field) end
+  return sum
 end
 
-local function addClaimed (lane, count)
-  addTo('claimed', lane.fair, count)
+-- `turn`: the one that the value has had with this.
+local function addClaimed (lane, count, turn)
+  local claimed = addTo('claimed', lane.fair, count)
   for _, label in ipairs(lane.buckets) do addTo('buckets', bucketOf(label), count) end
-  rankAnew(lane.fair)
+  local rows = redis.call('SMEMBERS', base .. 'rows:' .. lane.fair)
+  local rank = #rows > 0 and rankOf(lane.fair, claimed, turn)
+  for _, row in ipairs(rows) do redis.call('ZADD', base .. 'row:' .. row, rank, lane.fair) end
 end

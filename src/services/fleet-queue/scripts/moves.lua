@@ -2,22 +2,34 @@
 
 -- Deliveries that a task remembers; of more, those that did not count go first, then the oldest.
 local maxKeptAttempts = 200
-local fields = {
-  'seq', 'pool', 'lane', 'status', 'attempt', 'lastAttempt', 'maxAttempts', 'used', 'faults', 'fence', 'kept', 'backoffMs', 'maxBackoffMs',
-  'owner', 'cancelAt', 'endedAt', 'isDead', 'history',
-}
-local textFrom = 14
-local isText = { pool = true, lane = true, status = true }
+-- What nearly every move asks for, and what few do.
+local coreFields = { 'seq', 'pool', 'lane', 'status', 'owner', 'history', 'attempt', 'fence', 'kept' }
+local otherFields = { 'cancelAt', 'endedAt', 'isDead', 'lastAttempt', 'maxAttempts', 'used', 'faults', 'backoffMs', 'maxBackoffMs' }
+local isText = { pool = true, lane = true, status = true, owner = true, history = true }
+-- These may be missing.
+local isOptional = { cancelAt = true, endedAt = true, isDead = true }
 
-local function find (id)
-  local task = { id = id, key = base .. 'task:' .. id, edits = {} }
+local function read (task, fields)
   local values = redis.call('HMGET', task.key, unpack(fields))
-  if not values[1] then return nil end
   for index, field in ipairs(fields) do
     local value = values[index] or nil
-    if index < textFrom and not isText[field] then value = tonumber(value) or 0 end
-    task[field] = value
+    if isText[field] then
+      if value ~= '' then task[field] = value end
+    else
+      task[field] = tonumber(value) or (not isOptional[field] and 0 or nil)
+    end
   end
+end
+
+local function findCore (id)
+  local task = { id = id, key = base .. 'task:' .. id, edits = {} }
+  read(task, coreFields)
+  return task.lane and task
+end
+
+local function find (id)
+  local task = findCore(id)
+  if task then read(task, otherFields) end
   return task
 end
 
@@ -51,10 +63,18 @@ local function count (task, place, by)
   redis.call('HINCRBY', base .. 'counts:' .. task.pool, place, by)
 end
 
+-- Tasks of a status are found without those of others; those that are complete are the most, and need it least.
+local indexOf = {
+  pending = 'status:pending', scheduled = 'status:claimed', running = 'status:claimed', failed = 'status:failed', cancelled = 'status:cancelled',
+}
+
 -- `why`: members of a JSON object, for the history; empty: none.
 local function setStatus (task, status, attempt, why)
-  if task.status then redis.call('ZREM', base .. 'status:' .. task.status, task.id) end
-  redis.call('ZADD', base .. 'status:' .. status, task.seq, task.id)
+  local from, to = indexOf[task.status], indexOf[status]
+  if from ~= to then
+    if from then redis.call('ZREM', base .. from, task.id) end
+    if to then redis.call('ZADD', base .. to, task.seq, task.id) end
+  end
   local change = '{"at":' .. int(now) .. ',"status":"' .. status .. '","attempt":' .. int(attempt) .. (why ~= '' and ',' .. why or '') .. '}'
   set(task, 'history', task.history and task.history .. ',' .. change or change)
   set(task, 'status', status)
@@ -118,8 +138,7 @@ local function deliver (task, owner, leaseUntil)
   redis.call('ZADD', base .. 'leases', leaseUntil, task.id)
   redis.call('ZADD', base .. 'held:' .. owner, task.seq, task.id)
   count(task, 'scheduled', 1)
-  serve(lane.fair)
-  addClaimed(lane, 1)
+  addClaimed(lane, 1, serve(lane.fair))
   setStatus(task, 'scheduled', task.attempt, '')
   set(task, 'fence', task.fence + 1)
   set(task, 'owner', owner)
@@ -135,7 +154,7 @@ local function letGo (task)
   count(task, task.status, -1)
   local lane = laneOf(task.lane)
   addClaimed(lane, -1)
-  set(task, 'owner', nil)
+  set(task, 'owner', '')
   if #lane.buckets == 0 then return end
   -- It may have been this one that others waited for.
   for _, pool in ipairs(redis.call('SMEMBERS', base .. 'pools')) do
@@ -192,9 +211,9 @@ local function giveBack (task, delayMs, isFault, message, maxReturns)
   end
 end
 
--- The delivery that a claim names, if it is under way.
-local function claimed (id, fence)
-  local task = find(id)
+-- The delivery that a claim names, if it is under way; `look`: find or findCore.
+local function claimed (look, id, fence)
+  local task = look(id)
   if task and task.owner and task.fence == tonumber(fence) then return task end
   return nil, task
 end

@@ -6,7 +6,7 @@ local function forget (id)
   local idempotencyKey = redis.call('HGET', task.key, 'idempotencyKey')
   if idempotencyKey and idempotencyKey ~= '' then redis.call('HDEL', base .. 'keys', idempotencyKey) end
   redis.call('ZREM', base .. 'created', id)
-  redis.call('ZREM', base .. 'status:' .. task.status, id)
+  if indexOf[task.status] then redis.call('ZREM', base .. indexOf[task.status], id) end
   if task.isDead then
     redis.call('ZREM', base .. 'dead', id)
     count(task, 'dead', -1)

@@ -2,7 +2,7 @@
 -- what the history says of it (members of a JSON object), 1 if retryable, share by which the pause is longer. Answers the task, or nothing.
 local id, fence, status, ending, reason, why = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7], ARGV[8]
 local endedAt = tonumber(ARGV[6]) or now
-local task, other = claimed(id, fence)
+local task, other = claimed(find, id, fence)
 
 -- Whether the delivery ended in this very way. What failed in a task that was to be cancelled is kept as cancelled.
 local function wasSettled ()

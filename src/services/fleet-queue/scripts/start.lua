@@ -1,5 +1,5 @@
 -- ARGV: time, id, fence, facts (JSON). Answers whether the delivery was under way.
-local task = claimed(ARGV[2], ARGV[3])
+local task = claimed(findCore, ARGV[2], ARGV[3])
 if not task then return 0 end
 if task.status == 'scheduled' then
   count(task, 'scheduled', -1)
