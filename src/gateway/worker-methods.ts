@@ -52,6 +52,8 @@ export class WorkerMethods {
   }
 
   async deregister ({ workerId }: { workerId: string }, principal: FleetPrincipal) {
+    // Who is not there has left.
+    if (await this.#options.workers.findPool(readId(workerId, 'worker_id')) === undefined) return {}
     await this.#checkOwn(workerId, principal)
     await this.#options.workers.deregister(workerId)
     this.#options.logger.info({ workerId }, 'a worker has left')

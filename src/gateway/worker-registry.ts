@@ -129,7 +129,9 @@ export class WorkerRegistry implements Workers {
     if (worker.apiUrl === '') throw unreachable(`worker ${id} has not said where its API is: start it with --advertise URL`)
     const token = sealed === '' ? '' : this.#sealer.open(sealed, id)
     if (token === undefined) {
-      throw unreachable(`the token for the API of worker ${id} was sealed by a gateway with another admin token: give all gateways one token file; the worker mends it when it registers again`)
+      // Its next heartbeat has it register again, with a token that is sealed anew.
+      await changeScript.run(this.#redis, [this.#key(id)], ['isOutdated', '1'])
+      throw unreachable(`the token for the API of worker ${id} was sealed under another admin token; the worker is asked for another one, try again in some seconds, and give all gateways one token file`)
     }
     return { worker, url: worker.apiUrl.replace(/\/+$/, ''), token, ...worker.apiCa === '' ? {} : { ca: worker.apiCa } }
   }

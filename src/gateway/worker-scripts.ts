@@ -17,7 +17,7 @@ export const registerScript = new FleetScript(`${now}
 if KEYS[4] ~= KEYS[3] then redis.call('ZREM', KEYS[4], ARGV[1]) end
 redis.call('HSETNX', KEYS[1], 'registeredAt', now)
 redis.call('HSET', KEYS[1], 'pool', ARGV[2], 'lastSeenAt', now, unpack(ARGV, 4))
-redis.call('HDEL', KEYS[1], 'reservedCpu', 'reservedMemory')
+redis.call('HDEL', KEYS[1], 'reservedCpu', 'reservedMemory', 'isOutdated')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('SADD', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[3], now, ARGV[1])
@@ -26,11 +26,11 @@ return 1
 
 /**
  * KEYS: worker, workers of its pool. ARGV: id, pool, ms to keep it, then fields and values.
- * Answers the wish and its number; nothing when there is no such worker; its pool when that is another.
+ * Answers the wish and its number; nothing when there is no such worker, or it is to register again; its pool when that is another.
  */
 export const heartbeatScript = new FleetScript(`
-local facts = redis.call('HMGET', KEYS[1], 'pool', 'wish', 'wishNumber')
-if not facts[1] then return false end
+local facts = redis.call('HMGET', KEYS[1], 'pool', 'wish', 'wishNumber', 'isOutdated')
+if not facts[1] or facts[4] then return false end
 if facts[1] ~= ARGV[2] then return { facts[1] } end
 ${now}
 redis.call('HSET', KEYS[1], 'lastSeenAt', now, unpack(ARGV, 4))

@@ -1,0 +1,8 @@
+/** A connection to a Redis that is not there. */
+import { BerthError } from '../../../../src/errors.ts'
+import type { RedisConnection } from '../../../../src/services/redis/redis-types.ts'
+
+export function absentRedis (): RedisConnection {
+  const away = async (): Promise<never> => { throw new BerthError('unavailable', 'redis_unavailable', 'Redis does not serve') }
+  return { prefix: 'test', isReady: false, client: {} as never, run: away, another: () => { throw new Error('not here') }, onReady: () => () => {}, close: async () => {} }
+}
