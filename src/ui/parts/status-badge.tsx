@@ -1,7 +1,7 @@
 /** A status: a word, and a colour that says the same again. */
 const statusesByTone: Readonly<Record<string, readonly string[]>> = {
   good: ['running', 'complete', 'ready'],
-  wait: ['pending', 'creating', 'created', 'starting', 'scheduled', 'stopping', 'partial'],
+  wait: ['pending', 'creating', 'created', 'starting', 'scheduled', 'draining', 'stopping', 'partial'],
   pause: ['paused'],
   bad: ['failed', 'lost'],
 }
