@@ -47,11 +47,16 @@ redis.call('HSET', KEYS[1], unpack(ARGV))
 return 1
 `)
 
-/** KEYS: worker. ARGV: wish. Answers its number, or nothing when there is no such worker. */
+/**
+ * KEYS: worker. ARGV: wish. Answers its number, or nothing when there is no such worker.
+ * The number begins from the time: a worker that left and came back has heard no number that is given to it.
+ */
 export const wishScript = new FleetScript(`
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-redis.call('HSET', KEYS[1], 'wish', ARGV[1])
-return redis.call('HINCRBY', KEYS[1], 'wishNumber', 1)
+${now}
+local number = math.max(now, (tonumber(redis.call('HGET', KEYS[1], 'wishNumber')) or 0) + 1)
+redis.call('HSET', KEYS[1], 'wish', ARGV[1], 'wishNumber', string.format('%.0f', number))
+return number
 `)
 
 /** KEYS: worker. ARGV: thousandths of a core, bytes. */
