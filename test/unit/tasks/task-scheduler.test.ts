@@ -38,9 +38,9 @@ class FakeSandbox {
     for (const watcher of this.#watchers) watcher()
   }
 
-  async stop (options: unknown): Promise<void> {
+  async stop (options: { reason: SandboxEnd['reason'] }): Promise<void> {
     this.stops.push(options)
-    this.end({ reason: 'requested', exitCode: 143 })
+    this.end({ reason: options.reason, exitCode: 143 })
   }
 }
 
@@ -302,5 +302,34 @@ test('nothing is claimed before what an earlier daemon had claimed is known', as
   scheduler.start()
   await settle()
   assert.equal(sandboxes.length, 1)
+  await scheduler.close()
+})
+
+test('a daemon that takes tasks again after it has drained begins what waits', async () => {
+  const { scheduler, waiting, sandboxes } = rig()
+  await scheduler.adopt()
+  scheduler.drain()
+  scheduler.start()
+  waiting.push(claimOf('a'))
+  scheduler.undrain()
+  await settle()
+  assert.deepEqual([sandboxes.length, scheduler.counts, scheduler.heldBack], [1, { running: 1, starting: 0 }, undefined])
+  await scheduler.close()
+})
+
+test('what is stopped because the host leaves is given back, once its sandbox has ended', async () => {
+  const { scheduler, waiting, sandboxes, told } = rig()
+  waiting.push(claimOf('a'), claimOf('b'))
+  await scheduler.adopt()
+  scheduler.start()
+  await settle()
+  const stops = sandboxes.map(sandbox => sandbox.stops)
+  await scheduler.stopAll(500)
+  assert.deepEqual(stops, [[{ reason: 'drained', graceMs: 500 }], [{ reason: 'drained', graceMs: 500 }]])
+  assert.deepEqual(told.filter(line => !line.startsWith('start')).sort(), ['release a', 'release b', 'remove sbx_a_1', 'remove sbx_b_1'])
+  waiting.push(claimOf('c'))
+  scheduler.poke()
+  await settle()
+  assert.equal(scheduler.counts.running, 0)
   await scheduler.close()
 })

@@ -14,7 +14,6 @@ import { openTaskDatabase } from '../../../src/services/database.ts'
 import type { SandboxLifecycle } from '../../../src/services/sandboxes/sandbox-lifecycle.ts'
 import { HostRoom } from '../../../src/services/tasks/host-room.ts'
 import type { TaskDeliveries } from '../../../src/services/tasks/task-deliveries.ts'
-import type { TaskQueue } from '../../../src/services/tasks/task-queue.ts'
 import type { TaskRecord } from '../../../src/services/tasks/task-record.ts'
 import { TaskScheduler } from '../../../src/services/tasks/task-scheduler.ts'
 import { openTaskStore, type TaskStore } from '../../../src/services/tasks/task-store.ts'
@@ -136,7 +135,11 @@ export class DeliveriesRig {
     lifeline.killAt = killAt
     const store = this.#openStore('local.db', () => Date.now())
     const room = new HostRoom({
-      cpuOvercommit: 1000, reservedMemoryBytes: 0, stateDir: '/', overheadBytes: 0, others: () => [],
+      cpuOvercommit: 1000,
+      reservedMemoryBytes: 0,
+      stateDir: '/',
+      overheadBytes: 0,
+      others: () => [],
       readKernel: async () => ({ availableMemoryBytes: Infinity, memoryPressurePercent: 0, freeDiskBytes: Infinity }),
     })
     const scheduler = this.#scheduler(store, room, lifeline)
@@ -244,7 +247,7 @@ export class DeliveriesRig {
   }
 
   /** The queue of the fleet as a host sees it. */
-  #fleetOf (lifeline: Lifeline): TaskQueue {
+  #fleetOf (lifeline: Lifeline): TaskPullerOptions['fleet'] {
     const { queue } = this.fleet
     const call = async <T>(name: string, work: () => Promise<T>) => await lifeline.call(async () => {
       const fault = this.isFleetAway ? 'fails' : this.faults.get(name)?.shift()
@@ -255,7 +258,6 @@ export class DeliveriesRig {
       return answer
     })
     return {
-      ...queue,
       watch: listener => queue.watch(news => { if (!lifeline.isDead && !this.isFleetAway) listener(news) }),
       claim: async request => await call('claim', async () => await queue.claim(request)),
       held: async (...args) => await call('held', async () => await queue.held(...args)),
