@@ -23,7 +23,7 @@ const Params = Type.Object({ id: WorkerId }, { additionalProperties: false })
 const ListQuery = Type.Object({
   limit: Limit,
   cursor: Cursor,
-  pool: Type.Optional(PoolName),
+  pool: Type.Optional(Type.String({ ...PoolName, default: undefined, description: 'Of this pool' })),
   status: Type.Optional(Type.Array(WorkerStatus, { description: 'One of these; repeat it or separate by commas' })),
   label: Type.Optional(Type.Array(Type.String({ maxLength: 512, pattern: pattern('^[^=]+=', 'must be name=value') }), { maxItems: 64, description: 'name=value; repeat it to ask for several labels at once' })),
 }, { additionalProperties: false })

@@ -34,8 +34,9 @@ async function serve (t: TestContext, { tokens, workers = {} }: Options = {}) {
     ...workers,
   } as unknown as WorkerRegistry
   const logger = pino({ level: 'silent' })
+  const addresses = new FleetAddresses({ redis: absentRedis(), pool: '' })
   const service = new WorkerService({
-    calls: new WorkerMethods({ workers: registry, addresses: new FleetAddresses({ redis: absentRedis(), pool: '' }), tasks: { get: async () => undefined }, logger }),
+    calls: new WorkerMethods({ workers: registry, addresses, tasks: { get: async () => undefined }, logger }),
     tokens: tokens ?? { verify: async token => principals[token] },
     logger,
     onAnswered: (method, statusName) => answered.push(`${method} ${statusName}`),
