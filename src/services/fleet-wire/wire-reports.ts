@@ -19,7 +19,7 @@ const nanosecondsPerMs = 1_000_000
 
 /**
  * Writes the state unless a later one is there already: reports of several hosts and of several attempts may come in any order.
- *   KEYS state  ARGV JSON, its number, seconds  → 1: written, 0: there is a later one
+ *   KEYS state  ARGV JSON, its number, seconds, JSON of the commands that follow  → 1: written, 0: there is a later one
  */
 const writeState = `
 local kept = redis.call('GET', KEYS[1])
@@ -28,6 +28,7 @@ if kept then
   if ok and type(state) == 'table' and type(state.report) == 'number' and state.report > tonumber(ARGV[2]) then return 0 end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
+for _, command in ipairs(cjson.decode(ARGV[4])) do redis.call(unpack(command)) end
 return 1`
 
 /** How far a delivery is. */
@@ -99,8 +100,10 @@ export class WireReports {
   /** The rest follows the state, so that what is late says nothing at all. */
   async #write (externalId: string, state: { report: number }, rest: readonly RedisCommand[]): Promise<void> {
     await this.#redis.run(async client => {
-      const isLatest = await client.eval(writeState, 1, this.#keys.state(externalId), JSON.stringify(state), state.report, keptSeconds)
-      if (isLatest === 1) await runBatch(client, rest)
+      // The keys lie on several nodes of a cluster, where a script may reach one.
+      const [inside, behind] = client.isCluster ? [[], rest] : [rest, []]
+      const isLatest = await client.eval(writeState, 1, this.#keys.state(externalId), JSON.stringify(state), state.report, keptSeconds, JSON.stringify(inside))
+      if (isLatest === 1 && behind.length > 0) await runBatch(client, behind)
     })
   }
 }
