@@ -4,7 +4,9 @@ local request = cjson.decode(ARGV[2])
 local limits = cjson.decode(ARGV[3])
 local reserveAfterMs, maxReturns = tonumber(ARGV[4]), tonumber(ARGV[5])
 local owner, room, capacity = request.owner, request.room, request.capacity
-local dueBatch, lapseBatch, page = 200, 100, 32
+local dueBatch, lapseBatch = 200, 100
+-- Mostly the first will do; where it will not, more are looked at with each step.
+local firstPage, longestPage = 1, 64
 
 local function takeBackLapsed ()
   local own, taken = 0, 0
@@ -48,7 +50,7 @@ end
 
 -- The lane of a value with the oldest task that this claim may have, or for which room is to be kept.
 local function turnOf (row, fair)
-  local key, from = base .. 'value:' .. row .. ':' .. fair, 0
+  local key, from, page = base .. 'value:' .. row .. ':' .. fair, 0, firstPage
   while true do
     local found = redis.call('ZRANGE', key, from, from + page - 1, 'WITHSCORES')
     for index = 1, #found, 2 do
@@ -61,12 +63,12 @@ local function turnOf (row, fair)
       end
     end
     if #found < 2 * page then return nil end
-    from = from + page
+    from, page = from + page, math.min(4 * page, longestPage)
   end
 end
 
 local function firstOfRow (row)
-  local key, from = base .. 'row:' .. row, 0
+  local key, from, page = base .. 'row:' .. row, 0, firstPage
   while true do
     local found = redis.call('ZRANGE', key, from, from + page - 1, 'WITHSCORES')
     for index = 1, #found, 2 do
@@ -77,7 +79,7 @@ local function firstOfRow (row)
       end
     end
     if #found < 2 * page then return nil end
-    from = from + page
+    from, page = from + page, math.min(4 * page, longestPage)
   end
 end
 
