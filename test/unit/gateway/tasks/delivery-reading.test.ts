@@ -76,8 +76,12 @@ test('what comes from the host and from the buffer by turns is what was written,
   const { logs, write } = await build(t)
   const trouble = fc.record({ records: fc.nat(4), entries: fc.nat(12) })
   const cases = fc.record({
-    writes: anyWrites, pieceBytes: anyPieceBytes, entryBytes: fc.constantFrom(4, 7, 65_536), troubles: fc.array(trouble, { maxLength: 8 }),
-    stays: fc.array(fc.integer({ min: 1, max: 4 }), { maxLength: 6 }), only: fc.constantFrom<LogStream | undefined>(undefined, undefined, 'stdout', 'stderr'),
+    writes: anyWrites,
+    pieceBytes: anyPieceBytes,
+    entryBytes: fc.constantFrom(4, 7, 65_536),
+    troubles: fc.array(trouble, { maxLength: 8 }),
+    stays: fc.array(fc.integer({ min: 1, max: 4 }), { maxLength: 6 }),
+    only: fc.constantFrom<LogStream | undefined>(undefined, undefined, 'stdout', 'stderr'),
   })
   await fc.assert(fc.asyncProperty(cases, async ({ writes, pieceBytes, entryBytes, troubles, stays, only }) => {
     const { dir, entries } = await write(writes, pieceBytes, entryBytes)
