@@ -15,6 +15,7 @@ import type { OutputEntry } from '../../src/services/outputs/output-sink.ts'
 import { openRedis } from '../../src/services/redis/redis-connection.ts'
 import type { RedisConnection } from '../../src/services/redis/redis-types.ts'
 import type { NewTask, TaskRecord, TaskSpec } from '../../src/services/tasks/task-record.ts'
+import { startCluster } from '../support/redis-cluster.ts'
 import { RedisServer } from '../support/redis-server.ts'
 
 const withinMs = 20_000
@@ -302,6 +303,53 @@ test('a reader has history and what follows it, each entry once and in order, th
   for (const [index, { items }] of readers.entries()) assert.deepEqual(seqsOf(items), Array.from({ length: index === 1 ? 250 : 300 }, (_, n) => index === 1 ? n + 50 : n))
   over.abort()
   await Promise.all(readers.map(({ done }) => done))
+})
+
+test('a reader to whom something was not told reads it from the buffer', async t => {
+  const { redis } = await build(t)
+  const sink = openFleetSink({ redis, taskKey: 'job', attempt: 1, fence: 1 })
+  const buffer = new FleetLogBuffer({ redis })
+  t.after(() => { buffer.close() })
+  const over = new AbortController()
+  const { items, done } = collect(buffer.follow({ taskKey: 'job', signal: over.signal }))
+  await sink.write([line(0)])
+  await eventually('it is told', async () => items.length === 1)
+  // As after a message that was lost between nodes of a cluster.
+  await redis.client.rpush('airstore:task_logs_buf:job', JSON.stringify({ task_id: 'job', timestamp: 1, stream: 'stdout', data: 'untold', fence: 1, seq: 1 }))
+  await redis.client.hset('{airstore:task_logs_buf:job}:place', '1', 1)
+  await sink.write([line(2)])
+  await eventually('it has all', async () => items.length === 3)
+  assert.deepEqual(items.map(item => item.type === 'entry' && item.entry.seq), [0, 1, 2])
+  over.abort()
+  await done
+})
+
+test('all of it works where the keys lie on several nodes of a cluster', async t => {
+  const { url } = await startCluster(t)
+  const redis = await openRedis({ url, prefix: 'airstore', passwordFile: '', caFile: '', certFile: '', keyFile: '' })
+  t.after(() => redis.close())
+  const queue = new PushedTasks()
+  takeIn(t, redis, queue)
+  const [bad, ...good] = [entry({ resources: { gpu: 1 } }), ...Array.from({ length: 10 }, () => entry())]
+  await redis.run(client => client.lpush(list, bad!.raw, ...good.map(({ raw }) => raw)))
+  await eventually('the list is empty', isEmpty(redis))
+  assert.equal(queue.records.length, good.length)
+  assert.match((await redis.client.get(`airstore:task_state:${bad!.externalId}`))!, /GPU/)
+  const buffer = new FleetLogBuffer({ redis })
+  t.after(() => { buffer.close() })
+  const over = new AbortController()
+  const readers = good.map(({ externalId }) => collect(buffer.follow({ taskKey: externalId, signal: over.signal })))
+  for (const { externalId } of good) {
+    const sink = openFleetSink({ redis, taskKey: externalId, attempt: 1, fence: 1 })
+    await sink.write([line(0)])
+    await sink.write([line(0), line(1)])
+    await new WireReports({ redis }).ended(delivery(externalId, { status: 'complete', end: { reason: 'exited', at: at.ended, exitCode: 0 } }))
+    await sink.writeStatus!([{ seq: 3, at: at.ended, status: 'complete', attempt: 1 }])
+    assert.match((await redis.client.get(`airstore:task_result:${externalId}`))!, /"exit_code":0/)
+  }
+  await eventually('all have the end', async () => readers.every(({ items }) => items.some(({ type }) => type === 'end')))
+  for (const { items } of readers) assert.deepEqual(items.filter(({ type }) => type === 'entry').map(item => item.type === 'entry' && item.entry.seq), [0, 1])
+  over.abort()
 })
 
 test('a reader who leaves while Redis is away is gone at once', async t => {

@@ -133,6 +133,8 @@ class Follower {
   readonly #last = new Map<number, number>()
   readonly #ended = new Set<number>()
   readonly #foreign = new Set<string>()
+  /** Showed that something was missed, which is to be read before it. */
+  #held: string | undefined
   #waiting = 0
 
   constructor (after: readonly FleetLogPlace[]) {
@@ -157,7 +159,10 @@ class Follower {
   }
 
   * takeBuffer ({ raws, endedFences }: { raws: readonly string[], endedFences: readonly number[] }): Generator<FleetLogItem> {
+    const held = this.#held
+    this.#held = undefined
     for (const raw of raws) yield * this.#take(raw)
+    if (held !== undefined) yield * this.#take(held)
     for (const fence of endedFences) yield * this.#end(fence)
   }
 
@@ -165,8 +170,19 @@ class Follower {
   async * live (): AsyncGenerator<FleetLogItem> {
     for await (const text of this.items) {
       this.#waiting--
+      if (this.#showsLoss(text)) {
+        this.#held = text
+        this.fallBehind()
+        return
+      }
       yield * this.#take(text)
     }
+  }
+
+  /** Numbers have no holes: nodes of a cluster that were cut off from each other have not told everything. */
+  #showsLoss (text: string): boolean {
+    const found = readFleetMessage(text)
+    return found !== undefined && 'data' in found && found.fence !== undefined && found.seq !== undefined && found.seq > (this.#last.get(found.fence) ?? -1) + 1
   }
 
   * #take (raw: string): Generator<FleetLogItem> {
