@@ -61,6 +61,8 @@ export class Membership {
   #nextHeartbeatAt = 0
   #lastHeartbeatAt: string | undefined
   #lastWish: number | undefined
+  /** The heartbeat that is due has not arrived. */
+  #hasMissed = false
   #failures = 0
   #isForgotten = false
   #problem: string | undefined
@@ -145,6 +147,7 @@ export class Membership {
     this.#apiToken ??= mintApiToken()
     const { workerId, heartbeatMs } = await client.register({ hostId, status: wanted, facts, ...(this.#apiToken !== undefined && { apiToken: this.#apiToken }) }, this.#call)
     this.#workerId = workerId
+    this.#hasMissed = false
     this.#apiToken = undefined
     // A gateway that knows no status here takes everybody for available.
     this.#told = wanted === 'available' ? wanted : undefined
@@ -161,9 +164,11 @@ export class Membership {
   }
 
   async #beat (): Promise<void> {
+    this.#hasMissed = true
     const facts = await this.#facts()
     const wish = await this.#options.client.heartbeat(this.#workerId!, facts, this.#call)
     this.#lastHeartbeatAt = new Date().toISOString()
+    this.#hasMissed = false
     this.#isForgotten = false
     this.#nextHeartbeatAt = Date.now() + this.#heartbeatMs * (0.8 + 0.2 * Math.random())
     if (wish) this.#carryOut(wish)
@@ -202,8 +207,8 @@ export class Membership {
     const isRefused = code === status.UNAUTHENTICATED || code === status.PERMISSION_DENIED
     const pauseMs = isRefused ? maxMs * (0.5 + Math.random() / 2) : Math.random() * Math.min(maxMs, firstMs * 2 ** Math.min(30, this.#failures - 1))
     // A status that the gateway does not take is no reason to be taken for lost.
-    const heartbeatInMs = this.#workerId === undefined ? 0 : this.#nextHeartbeatAt - Date.now()
-    return heartbeatInMs > 0 ? Math.min(pauseMs, heartbeatInMs) : pauseMs
+    const isAlive = this.#workerId !== undefined && !this.#hasMissed
+    return isAlive ? Math.min(pauseMs, this.#nextHeartbeatAt - Date.now()) : pauseMs
   }
 
   #report (problem: string, error: unknown): void {

@@ -62,7 +62,7 @@ test('a gateway that is away is told, and found when it is back', async t => {
 
 test('a gateway that never answers is given up, and asked again', async t => {
   const { gateway, open } = await buildGateway(t)
-  const client = await open(`127.0.0.1:${await gateway.listen()}`)
+  const client = await open(`127.0.0.1:${await gateway.listen()}`, { callTimeoutMs: 2000 })
   gateway.isSilent = true
   await assert.rejects(client.allocate(lease), { code: 'addresses_unavailable', message: /does not answer/ })
   gateway.isSilent = false
@@ -84,7 +84,7 @@ test('a connection over which nothing comes back is left for another', async t =
     for (const socket of sockets) socket.destroy()
     between.close()
   })
-  const client = await open(`127.0.0.1:${(between.address() as AddressInfo).port}`)
+  const client = await open(`127.0.0.1:${(between.address() as AddressInfo).port}`, { callTimeoutMs: 2000 })
   await client.allocate(lease)
   const [outer, inner] = sockets
   outer!.unpipe(inner)

@@ -28,7 +28,7 @@ export async function buildGateway (t: TestContext, { isOld = false } = {}) {
   const gateway = new FakeGateway(undefined, { isOld })
   t.after(() => gateway.close())
   const open = async (target: string, other: Partial<GatewayClientOptions> = {}) => {
-    const client = await GatewayClient.open({ target, workerId: 'hst_one', tokenFile, callTimeoutMs: 1000, ...other })
+    const client = await GatewayClient.open({ target, workerId: 'hst_one', tokenFile, callTimeoutMs: 20_000, ...other })
     t.after(() => client.close())
     return client
   }

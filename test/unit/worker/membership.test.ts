@@ -174,6 +174,8 @@ test('a status is told at once, and one that a gateway does not take keeps no he
   const other = await build(t, { backoff: { firstMs: hourMs, maxMs: hourMs } })
   other.membership.start()
   await other.beats(1)
+  // Slower than it is to be heard of: a heartbeat is due by the time that it refuses.
+  other.gateway.slowMs = 40
   other.gateway.refusals.updateStatus = { code: status.INVALID_ARGUMENT, details: 'draining? never heard of it' }
   other.membership.setStatus('draining')
   await other.until(() => other.membership.state.problem !== undefined)
