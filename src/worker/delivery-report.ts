@@ -35,6 +35,8 @@ export interface DeliveryReportParts {
 class AbandonedError extends Error {}
 
 const localRetryMs = 1000
+/** What has been told in less time is written down once, when all of it has been. */
+const settledMarkAfterMs = 500
 
 /**
  * What is told of one delivery, in this order:
@@ -51,6 +53,8 @@ export class DeliveryReport {
   readonly #changed = new ChangeSignal()
   readonly #closing: AbortSignal
   #record: TaskRecord
+  /** Said, and not on disk yet. */
+  #isSettled = false
 
   constructor (record: TaskRecord, { closing, ...parts }: DeliveryReportParts & { closing: AbortSignal }) {
     this.id = record.id
@@ -68,7 +72,7 @@ export class DeliveryReport {
   get hasEnded (): boolean { return this.#record.endedAt !== undefined }
 
   /** The queue of the fleet knows how it ended, or need not. */
-  get isSettled (): boolean { return this.#record.report !== 'none' && this.#record.report !== 'started' }
+  get isSettled (): boolean { return this.#isSettled || (this.#record.report !== 'none' && this.#record.report !== 'started') }
 
   /** Until everything has been told, the delivery was abandoned, or the daemon ends; never rejects. */
   async run (): Promise<void> {
@@ -100,8 +104,13 @@ export class DeliveryReport {
     await started
     await this.#until(() => this.hasEnded)
     const ended = await this.#tellEnd()
-    await gatewayStarted
-    await this.#tellGatewayEnded(ended)
+    const late = setTimeout(() => { this.#mark('settled').catch(() => {}) }, settledMarkAfterMs)
+    try {
+      await gatewayStarted
+      await this.#tellGatewayEnded(ended)
+    } finally {
+      clearTimeout(late)
+    }
     await this.#mark('done')
   }
 
@@ -113,9 +122,11 @@ export class DeliveryReport {
     if (this.#record.report !== 'none' || run === undefined) return
     const { sandboxId, logCursor, startedAt, timings } = run
     const facts = { sandboxId: sandboxId!, logCursor: logCursor ?? '0:0', startedAt: startedAt ?? new Date().toISOString(), timings: timings ?? [] }
-    await this.#tellQueue('start', () => fleet.start(this.claim, facts))
+    // Of one that has ended here, an earlier daemon may have told everything: its end decides.
+    await this.#tellQueue('start', () => fleet.start(this.claim, facts), this.hasEnded)
     await this.#hook('onStarted', () => hooks.onStarted?.(this.#record))
-    await this.#mark('started')
+    // It serves to say less after a restart, and costs a write.
+    if (!this.hasEnded) await this.#mark('started')
   }
 
   async #tellEnd (): Promise<TaskRecord | undefined> {
@@ -123,7 +134,9 @@ export class DeliveryReport {
     const wasSettled = this.isSettled
     const { verdict } = verdictOfDelivery(this.#record)
     const ended = wasSettled && verdict === 'release' ? undefined : await this.#tellQueue(verdict, () => this.#sayEnd(), wasSettled)
-    await this.#mark('settled')
+    this.#isSettled = true
+    // An end may be said again, a release not.
+    if (verdict === 'release') await this.#mark('settled')
     this.#log('info', { end: this.#record.end, fleetStatus: ended?.status }, verdict === 'settle' ? 'a delivery was settled' : 'a delivery was given back')
     await this.#hook('onEnded', () => hooks.onEnded?.(this.#record, ended ?? this.#likely(verdict)))
     return ended
