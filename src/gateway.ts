@@ -24,6 +24,7 @@ import { SandboxPlacer } from './gateway/sandboxes/sandbox-placer.ts'
 import { SecretSealer } from './gateway/sealed-secret.ts'
 import { FleetTasks } from './gateway/tasks/fleet-tasks.ts'
 import { WorkerMethods } from './gateway/worker-methods.ts'
+import type { Workers } from './gateway/worker-record.ts'
 import { WorkerRegistry } from './gateway/worker-registry.ts'
 import { WorkerService } from './gateway/worker-service.ts'
 import { withDeadline } from './lib/deadline.ts'
@@ -37,11 +38,13 @@ import { WireReports } from './services/fleet-wire/wire-reports.ts'
 import { openRedis } from './services/redis/redis-connection.ts'
 import type { RedisConnection } from './services/redis/redis-types.ts'
 import { readTokenFile, writeTokenFile } from './services/tokens/token-file.ts'
+import type { Tracing } from './services/tracing/tracing.ts'
 
 export interface GatewayOptions {
   config: GatewayConfig
   logger: Logger
   version: string
+  tracing?: Tracing
 }
 
 export interface RunningGateway {
@@ -69,7 +72,7 @@ export async function startGateway (options: GatewayOptions): Promise<RunningGat
   }
 }
 
-async function build ({ config, logger, version }: GatewayOptions, stack: ResourceStack): Promise<RunningGateway> {
+async function build ({ config, logger, version, tracing }: GatewayOptions, stack: ResourceStack): Promise<RunningGateway> {
   const files = { certFile: config.tlsCertFile, keyFile: config.tlsKeyFile, clientCaFile: config.tlsClientCaFile }
   const certificates = files.certFile === '' ? undefined : await readCertificate(files)
   // Hosts show certificates where they are asked for; people with a browser have none.
@@ -97,7 +100,8 @@ async function build ({ config, logger, version }: GatewayOptions, stack: Resour
   const hosts = await stack.acquire('log client', () => new HostLogClient({ workers }), client => client.close())
   const buffer = await stack.acquire('log buffer', () => new FleetLogBuffer({ redis }), opened => opened.close())
   const index = new RedisSandboxIndex(redis)
-  const placer = new SandboxPlacer({ workers, links, index, keys: new RedisPlacementKeys(redis) })
+  const roomy: Pick<Workers, 'list' | 'reserve'> = { list: filter => workers.listLately(filter), reserve: (workerId, room) => workers.reserve(workerId, room) }
+  const placer = new SandboxPlacer({ workers: roomy, links, index, keys: new RedisPlacementKeys(redis) })
 
   const closing = new AbortController()
   const forcing = new AbortController()
@@ -118,6 +122,7 @@ async function build ({ config, logger, version }: GatewayOptions, stack: Resour
     },
     logger,
     version,
+    ...(tracing ? { tracing } : {}),
     rateLimit: config.rateLimit,
     door: new ProxyDoor(),
     certificates: publicCertificates,

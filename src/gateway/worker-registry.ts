@@ -34,6 +34,8 @@ export const heartbeatMs = 10_000
 /** One thousand at once: a reply of a few hundred kilobytes. */
 const batchSize = 1000
 const rememberedPools = 20_000
+/** A look at a thousand workers costs some tens of milliseconds: twice a second is enough. */
+const lateMs = 500
 
 /** The workers of a fleet, on Redis: whatever one gateway is told, all know. */
 export class WorkerRegistry implements Workers {
@@ -43,6 +45,7 @@ export class WorkerRegistry implements Workers {
   readonly #keepMs: number
   /** Which pool each worker was in when it was last asked about, so that a heartbeat is one step. */
   readonly #pools = new Map<string, string>()
+  #lately: { workers: Promise<WorkerRecord[]>, untilMs: number } | undefined
 
   constructor ({ redis, sealer, lostAfterMs = 3 * heartbeatMs, keepMs = 24 * 3_600_000 }: WorkerRegistryOptions) {
     this.#redis = redis
@@ -58,6 +61,7 @@ export class WorkerRegistry implements Workers {
     await registerScript.run(this.#redis,
       [this.#key(id), this.#poolsKey, this.#poolKey(facts.pool), this.#poolKey(poolBefore)], [id, facts.pool, this.#keepMs, ...fields])
     this.#remember(id, facts.pool)
+    this.#lately = undefined
   }
 
   /** Undefined: there is no such worker. */
@@ -85,6 +89,7 @@ export class WorkerRegistry implements Workers {
   /** @throws BerthError not_found `worker_not_found`. */
   async setStatus (id: string, status: WorkerRecord['status']): Promise<void> {
     if (await changeScript.run(this.#redis, [this.#key(id)], ['status', status]) === 0) throw notFound(id)
+    this.#lately = undefined
   }
 
   /** Forgets a worker that leaves. Idempotent. */
@@ -101,7 +106,21 @@ export class WorkerRegistry implements Workers {
 
   async list ({ pool, pools }: { pool?: string, pools?: readonly string[] } = {}): Promise<WorkerRecord[]> {
     const known = await this.pools()
-    const asked = known.filter(name => (pool === undefined || name === pool) && (pools === undefined || pools.includes(name)))
+    return await this.#listOf(known.filter(name => isAsked(name, pool, pools)))
+  }
+
+  /** As `list`, but it may be as old as half a second, except for what this process was told and has placed itself: for who looks very often. */
+  async listLately ({ pool, pools }: { pool?: string, pools?: readonly string[] } = {}): Promise<WorkerRecord[]> {
+    if (!this.#lately || this.#lately.untilMs <= performance.now()) {
+      const workers = this.list()
+      const lately = { workers, untilMs: performance.now() + lateMs }
+      this.#lately = lately
+      workers.catch(() => { if (this.#lately === lately) this.#lately = undefined })
+    }
+    return (await this.#lately.workers).filter(worker => isAsked(worker.pool, pool, pools))
+  }
+
+  async #listOf (asked: readonly string[]): Promise<WorkerRecord[]> {
     if (asked.length === 0) return []
     const [nowMs, ids] = await rollScript.run(this.#redis, [this.#poolsKey, ...asked.map(name => this.#poolKey(name))], [this.#keepMs, ...asked]) as [number, string[]]
     const workers: WorkerRecord[] = []
@@ -138,6 +157,10 @@ export class WorkerRegistry implements Workers {
 
   async reserve (id: string, { cpuMillis, memoryBytes }: Room): Promise<void> {
     await reserveScript.run(this.#redis, [this.#key(id)], [Math.round(cpuMillis), Math.round(memoryBytes)])
+    const worker = (await this.#lately?.workers.catch(() => []))?.find(known => known.id === id)
+    if (!worker) return
+    const { free } = worker
+    worker.free = { cpuMillis: Math.max(0, free.cpuMillis - cpuMillis), memoryBytes: Math.max(0, free.memoryBytes - memoryBytes) }
   }
 
   async wish (id: string, wish: 'drain' | 'undrain'): Promise<void> {
@@ -153,6 +176,7 @@ export class WorkerRegistry implements Workers {
   async #remove (id: string, lostAfterMs: number): Promise<number> {
     const pool = await this.findPool(id) ?? this.#pools.get(id) ?? 'default'
     this.#pools.delete(id)
+    this.#lately = undefined
     return await removeScript.run(this.#redis, [this.#key(id), this.#poolKey(pool)], [id, lostAfterMs]) as number
   }
 
@@ -170,6 +194,10 @@ export class WorkerRegistry implements Workers {
   #key (id: string): string { return `${this.#redis.prefix}:{berth}:worker:${id}` }
   #poolKey (pool: string): string { return `${this.#redis.prefix}:{berth}:workers:${pool}` }
   get #poolsKey (): string { return `${this.#redis.prefix}:{berth}:worker_pools` }
+}
+
+function isAsked (name: string, pool: string | undefined, pools: readonly string[] | undefined): boolean {
+  return (pool === undefined || name === pool) && (pools === undefined || pools.includes(name))
 }
 
 export function notFound (id: string): BerthError {

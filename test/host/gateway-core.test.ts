@@ -15,16 +15,17 @@ import { TestGateway, type TestGatewayOptions } from '../support/test-gateway.ts
 
 const GiB = 1024 ** 3
 
-/** Some gateways over one Redis, the token of which they share. */
-async function fleet (t: Teardown, count: number, options: Partial<TestGatewayOptions> = {}): Promise<{ redis: RedisServer, gateways: TestGateway[] }> {
+/** Two gateways over one Redis, which share a token. */
+async function fleet (t: Teardown, options: Partial<TestGatewayOptions> = {}) {
   const redis = await RedisServer.start(t)
   const dir = await mkdtemp(join(tmpdir(), 'berth-fleet-'))
   t.after(async () => await rm(dir, { recursive: true, force: true }))
   const tokenFile = join(dir, 'gateway.token')
   await writeFile(tokenFile, 'berth_0123456789012345678901234567890123456789', { mode: 0o600 })
-  const gateways = await Promise.all(Array.from({ length: count }, async () => await TestGateway.start(t, { redisUrl: redis.url, tokenFile, ...options })))
-  for (const gateway of gateways) await gateway.ready()
-  return { redis, gateways }
+  const start = async (): Promise<TestGateway> => await TestGateway.start(t, { redisUrl: redis.url, tokenFile, ...options })
+  const [one, other] = await Promise.all([start(), start()])
+  await Promise.all([one.ready(), other.ready()])
+  return { redis, one, other }
 }
 
 /** A host's end of a gateway, with a token of its own. */
@@ -47,8 +48,7 @@ function registration (hostId: string, facts: Partial<Registration['facts']> = {
 }
 
 test('gateways of one fleet are one', { timeout: 120_000 }, async t => {
-  const { redis, gateways } = await fleet(t, 2, { env: { BERTH_GATEWAY_IPV4_POOL: '10.64.0.0/28' } })
-  const [one, other] = gateways as [TestGateway, TestGateway]
+  const { redis, one, other } = await fleet(t, { env: { BERTH_GATEWAY_IPV4_POOL: '10.64.0.0/28' } })
 
   await t.test('what a worker tells one gateway, all know', async () => {
     const client = await joinFleet(t, one, 'hst_one')
@@ -122,13 +122,13 @@ test('gateways of one fleet are one', { timeout: 120_000 }, async t => {
 
   await t.test('a request that is sent twice happens once, whichever gateways it reaches', async () => {
     const headers = { 'idempotency-key': 'once' }
-    const send = async (index: number, image = 'berth/base') => await gateways[index]!.request<Task>('POST', '/v1/tasks', { image }, headers)
+    const send = async (index: number, image = 'berth/base') => await [one, other][index]!.request<Task>('POST', '/v1/tasks', { image }, headers)
     const answers = [await send(0), await send(1), await send(0)]
     assert.deepEqual(answers.map(({ status }) => status), [201, 201, 201])
     assert.equal(new Set(answers.map(({ body }) => body.id)).size, 1)
     assert.equal(answers[1]!.headers.get('idempotency-replayed'), 'true')
     assert.equal((await send(1, 'other')).status, 409)
-    assert.equal((await gateways[0]!.request<{ items: Task[] }>('GET', '/v1/tasks')).body.items.length, 1)
+    assert.equal((await one.request<{ items: Task[] }>('GET', '/v1/tasks')).body.items.length, 1)
   })
 
   await t.test('no two sandboxes of a fleet have one address, and one that was given back is used last', async () => {
@@ -179,7 +179,7 @@ test('a gateway without Redis starts, says so, knows the admin, and serves when 
 })
 
 test('a token that asks too often, and an address that is wrong too often, are told to wait', { timeout: 120_000 }, async t => {
-  const { gateways: [one, other] } = await fleet(t, 2, { env: { BERTH_GATEWAY_RATE_LIMIT: '20' } }) as { gateways: [TestGateway, TestGateway] }
+  const { one, other } = await fleet(t, { env: { BERTH_GATEWAY_RATE_LIMIT: '20' } })
   const asClient = { authorization: `Bearer ${await one.makeToken('client')}` }
   const burst = async (count: number, headers: Record<string, string>) =>
     await Promise.all(Array.from({ length: count }, async (_, index) => await [one, other][index % 2]!.request<{ code: string }>('GET', '/v1/gateway', undefined, headers)))

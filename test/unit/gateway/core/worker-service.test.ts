@@ -21,6 +21,9 @@ const principals: Record<string, FleetPrincipal> = {
   client: { id: 'tok_c', scope: 'client' },
 }
 
+type Done = (error: ServiceError | null, response: Record<string, unknown>) => void
+type Stub = Client & Record<string, (request: object, metadata: Metadata, options: { deadline: number }, done: Done) => void>
+
 interface Options { tokens?: Pick<FleetTokens, 'verify'>, workers?: Partial<WorkerRegistry> }
 
 /** A service whose workers are in a map, and how to call it. */
@@ -42,8 +45,8 @@ async function serve (t: TestContext, { tokens, workers = {} }: Options = {}) {
     onAnswered: (method, statusName) => answered.push(`${method} ${statusName}`),
   })
   const target = await service.listen({ host: '127.0.0.1', port: 0 })
-  const Stub = makeClientConstructor(loadSync(protoPath, { defaults: true, longs: Number })['worker.WorkerService'] as never, 'WorkerService')
-  const client = new Stub(target, credentials.createInsecure(), { 'grpc.use_local_subchannel_pool': 1 }) as Client & Record<string, (...args: unknown[]) => void>
+  const Client = makeClientConstructor(loadSync(protoPath, { defaults: true, longs: Number })['worker.WorkerService'] as never, 'WorkerService')
+  const client = new Client(target, credentials.createInsecure(), { 'grpc.use_local_subchannel_pool': 1 }) as Stub
   t.after(async () => {
     client.close()
     await service.close(1000)
@@ -52,7 +55,7 @@ async function serve (t: TestContext, { tokens, workers = {} }: Options = {}) {
     const metadata = new Metadata()
     if (token !== undefined) metadata.set('authorization', `Bearer ${token}`)
     return await new Promise((resolve, reject) => {
-      client[method]!(request, metadata, { deadline: Date.now() + 10_000 }, (error: ServiceError | null, response: Record<string, unknown>) => error ? reject(error) : resolve(response))
+      client[method]!(request, metadata, { deadline: Date.now() + 10_000 }, (error, response) => error ? reject(error) : resolve(response))
     })
   }
   const codeOf = async (method: string, request: object, token?: string): Promise<string> =>
