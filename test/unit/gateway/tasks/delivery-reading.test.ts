@@ -102,5 +102,5 @@ test('what comes from the host and from the buffer by turns is what was written,
     }
     assert.deepEqual(seen.filter(({ type }) => type === 'gap'), [])
     assert.deepEqual(outputOf(seen), output(writes, only))
-  }), { numRuns: 200 })
+  }), { numRuns: 120 })
 })
