@@ -3,20 +3,26 @@ import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { test } from 'node:test'
+import { pino } from 'pino'
 import { fetch } from 'undici'
 import { WebSocket } from 'ws'
+import { RedisPlacementKeys } from '../../src/gateway/sandboxes/placement-keys.ts'
+import { RedisSandboxIndex } from '../../src/gateway/sandboxes/sandbox-index.ts'
+import { randomId } from '../../src/lib/id.ts'
 import { pollUntil } from '../../src/lib/poll.ts'
 import type { ExecResult } from '../../src/schemas/exec.ts'
 import type { FleetSandboxPage } from '../../src/schemas/fleet-sandbox.ts'
 import type { Sandbox } from '../../src/schemas/sandbox.ts'
 import type { Terminal } from '../../src/schemas/terminal.ts'
 import type { Ticket } from '../../src/schemas/ticket.ts'
+import { openRedis } from '../../src/services/redis/redis-connection.ts'
 import { startJoinedHost } from '../support/joined-host.ts'
+import { RedisServer } from '../support/redis-server.ts'
 
 const MiB = 1024 ** 2
 
 test('a sandbox is made, used and deleted by way of a gateway', async t => {
-  const { gateway, daemon, redis, workerId } = await startJoinedHost(t)
+  const { gateway, daemon, workerId } = await startJoinedHost(t)
   const create = { image: 'berth/base', labels: { of: 'me' }, resources: { cpuMillis: 500, memoryBytes: 256 * MiB } }
   const client = { authorization: `Bearer ${await gateway.makeToken('client')}` }
   const made = await gateway.request<Sandbox>('POST', '/v1/sandboxes', create, { ...client, 'idempotency-key': 'first' })
@@ -112,5 +118,58 @@ test('a sandbox is made, used and deleted by way of a gateway', async t => {
   assert.equal((await gateway.request('DELETE', `${path}?force=true`, undefined, client)).status, 204)
   assert.ok(await pollUntil(async () => (await gateway.request<FleetSandboxPage>('GET', '/v1/sandboxes', undefined, client)).body.items.length === 0, 5000))
   assert.equal((await gateway.request('GET', path, undefined, client)).status, 404)
-  assert.ok(redis.pid)
+})
+
+test('where sandboxes lie is found again in Redis, newest first, page by page and pool by pool', async t => {
+  const server = await RedisServer.start(t)
+  const redis = await openRedis({ url: server.url, prefix: 'berth-test', passwordFile: '', caFile: '', certFile: '', keyFile: '' }, { logger: pino({ level: 'silent' }) })
+  t.after(() => redis.close())
+  const index = new RedisSandboxIndex(redis)
+  const placed = Array.from({ length: 25 }, (_, number) => ({
+    id: randomId('sbx'), workerId: 'w1', pool: number % 2 === 0 ? 'even' : 'odd', labels: { n: String(number) },
+    // Several in the same millisecond.
+    createdAt: new Date(1_780_000_000_000 + Math.floor(number / 4)).toISOString(),
+  }))
+  for (const sandbox of placed) await index.put(sandbox)
+  const newestFirst = [...placed].sort((a, b) => a.createdAt === b.createdAt ? (a.id < b.id ? 1 : -1) : a.createdAt < b.createdAt ? 1 : -1)
+  const all = async (pools?: string[]) => {
+    const ids: string[] = []
+    let cursor: string | undefined
+    do {
+      const page = await index.page({ limit: 4, pools, cursor })
+      ids.push(...page.items.map(({ id }) => id))
+      cursor = page.nextCursor
+    } while (cursor !== undefined)
+    return ids
+  }
+  assert.deepEqual(await all(), newestFirst.map(({ id }) => id))
+  assert.deepEqual(await all(['odd']), newestFirst.filter(({ pool }) => pool === 'odd').map(({ id }) => id))
+  assert.deepEqual(await all(['odd', 'even', 'none']), newestFirst.map(({ id }) => id))
+  await assert.rejects(index.page({ limit: 4, cursor: 'nonsense' }), { code: 'invalid_cursor' })
+
+  const [gone, fading] = newestFirst as [typeof placed[0], typeof placed[0]]
+  assert.deepEqual(await index.find(gone.id), gone)
+  await index.drop(gone.id)
+  assert.equal(await index.find(gone.id), undefined)
+  await index.fade(fading.id)
+  const key = `berth-test:{berth}:sandbox:${fading.id}`
+  assert.ok(await redis.client.ttl(key) > 0)
+  await redis.client.del(key)
+  assert.deepEqual(await all(), newestFirst.slice(2).map(({ id }) => id))
+  assert.equal(await redis.client.zcard('berth-test:{berth}:sandboxes'), 23)
+})
+
+test('a key of a placement is held by one at a time, and remembered', async t => {
+  const server = await RedisServer.start(t)
+  const redis = await openRedis({ url: server.url, prefix: 'berth-test', passwordFile: '', caFile: '', certFile: '', keyFile: '' }, { logger: pino({ level: 'silent' }) })
+  t.after(() => redis.close())
+  const [one, two] = [new RedisPlacementKeys(redis), new RedisPlacementKeys(redis)]
+  const release = await one.hold('k')
+  await assert.rejects(two.hold('k'), { code: 'idempotency_in_progress' })
+  await one.write('k', { workerId: 'w1', bodyHash: 'h' })
+  await release()
+  await (await two.hold('k'))()
+  assert.deepEqual(await two.read('k'), { workerId: 'w1', bodyHash: 'h' })
+  await two.forget('k')
+  assert.equal(await one.read('k'), undefined)
 })

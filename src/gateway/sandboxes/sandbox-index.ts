@@ -29,6 +29,10 @@ export interface SandboxIndex {
   fade: (id: string) => Promise<void>
 }
 
+/** Where a sandbox lies never changes; its host says when it is gone. So long it is not looked up again, in milliseconds. */
+const believeMs = 10_000
+const maxBelieved = 10_000
+
 /** A worker that was forgotten may join again with all that it holds. */
 const fadeSeconds = 7 * 24 * 3600
 
@@ -41,6 +45,7 @@ const fadeSeconds = 7 * 24 * 3600
  */
 export class RedisSandboxIndex implements SandboxIndex {
   readonly #redis: RedisConnection
+  readonly #believed = new Map<string, { entry: PlacedSandbox, untilMs: number }>()
 
   constructor (redis: RedisConnection) {
     this.#redis = redis
@@ -58,7 +63,14 @@ export class RedisSandboxIndex implements SandboxIndex {
   }
 
   async find (id: string): Promise<PlacedSandbox | undefined> {
-    return fromHash(id, await this.#redis.run(client => client.hgetall(this.#key(id))))
+    const believed = this.#believed.get(id)
+    if (believed && believed.untilMs > Date.now()) return believed.entry
+    const entry = await this.#look(id)
+    this.#believed.delete(id)
+    if (!entry) return undefined
+    if (this.#believed.size >= maxBelieved) this.#believed.delete(this.#believed.keys().next().value!)
+    this.#believed.set(id, { entry, untilMs: Date.now() + believeMs })
+    return entry
   }
 
   async page ({ pools, limit, cursor }: SandboxIndexFilter): Promise<{ items: PlacedSandbox[], nextCursor?: string }> {
@@ -78,7 +90,8 @@ export class RedisSandboxIndex implements SandboxIndex {
   }
 
   async drop (id: string): Promise<void> {
-    const entry = await this.find(id)
+    this.#believed.delete(id)
+    const entry = await this.#look(id)
     if (!entry) return
     const member = memberOf(id, entry.createdAt)
     await this.#redis.run(client => client.multi().del(this.#key(id)).zrem(this.#listKey(), member).zrem(this.#listKey(entry.pool), member).exec())
@@ -88,6 +101,10 @@ export class RedisSandboxIndex implements SandboxIndex {
     await this.#redis.run(async client => {
       if (await client.ttl(this.#key(id)) === -1) await client.expire(this.#key(id), fadeSeconds)
     })
+  }
+
+  async #look (id: string): Promise<PlacedSandbox | undefined> {
+    return fromHash(id, await this.#redis.run(client => client.hgetall(this.#key(id))))
   }
 
   /** Takes what has faded off the lists. */

@@ -12,6 +12,7 @@ import type { FleetPrincipal, Workers } from '../worker-record.ts'
 import { placeSandbox, type Placement } from './placement.ts'
 import type { PlacementKeys, PlacementRecord } from './placement-keys.ts'
 import type { SandboxIndex } from './sandbox-index.ts'
+import { activeSpan } from '../../services/tracing/span.ts'
 
 export interface SandboxPlacerOptions {
   workers: Pick<Workers, 'list' | 'reserve'>
@@ -158,7 +159,8 @@ class PlacementAttempt {
     for (let isSecond = false; ; isSecond = true) {
       const link = await links.open(workerId)
       try {
-        const headers = { 'idempotency-key': this.#facts.hostKey, 'x-request-id': requestId }
+        const traceparent = activeSpan()?.traceparent
+        const headers = { 'idempotency-key': this.#facts.hostKey, 'x-request-id': requestId, ...(traceparent === undefined ? {} : { traceparent }) }
         const answer = await askWorker(link, { method: 'POST', target: '/v1/sandboxes', json, headers, timeoutMs: createTimeoutMs })
         if (answer.status !== 401) return answer
         links.doubt(workerId)
