@@ -135,11 +135,11 @@ test('a master that becomes a replica is unavailable to writers until it is one 
 
 test('a wrong password is said clearly, once, and the right one is taken as soon as its file has it', async t => {
   const dir = await mkdtemp(join(tmpdir(), 'berth-redis-password-'))
+  t.after(() => rm(dir, { recursive: true, force: true }))
   const server = await RedisServer.start(t, { args: ['--requirepass', 'default-password', '--user', ...'berth on >right ~airstore:* &* +@all'.split(' ')] })
   const passwordFile = join(dir, 'password')
   await writeFile(passwordFile, 'wrong\n')
   const { redis, log } = await open(t, { url: server.url.replace('://', '://berth@'), passwordFile })
-  t.after(() => rm(dir, { recursive: true, force: true }))
   await assert.rejects(redis.run(client => client.get('airstore:a')), isUnavailable(/does not take the user or the password.*BERTH_REDIS_PASSWORD_FILE/))
   await assert.rejects(redis.run(client => client.get('airstore:a')), isUnavailable(/password/))
   assert.deepEqual(log.map(({ level, msg }) => [level, msg]), [[50, 'redis does not take the user or the password']])
@@ -153,10 +153,10 @@ test('a wrong password is said clearly, once, and the right one is taken as soon
 test('over TLS both sides show their certificates, and a new authority is read from its file', async t => {
   const world = await startTlsRedis(t)
   const dir = await mkdtemp(join(tmpdir(), 'berth-redis-ca-'))
+  t.after(() => rm(dir, { recursive: true, force: true }))
   const caFile = join(dir, 'ca.crt')
   await writeFile(caFile, await readFile(world.otherCaFile))
   const { redis } = await open(t, { ...world, caFile })
-  t.after(() => rm(dir, { recursive: true, force: true }))
   await assert.rejects(redis.run(client => client.get('a')), isUnavailable(/certificate/))
   await writeFile(caFile, 'no certificate at all')
   await assert.rejects(redis.run(client => client.get('a')), isUnavailable(/./))
@@ -169,10 +169,10 @@ test('over TLS both sides show their certificates, and a new authority is read f
 
 test('a socket of the machine and a number of a database are used as the URL says', async t => {
   const dir = await mkdtemp(join(tmpdir(), 'berth-redis-socket-'))
+  t.after(() => rm(dir, { recursive: true, force: true }))
   const server = await RedisServer.start(t, { args: ['--unixsocket', join(dir, 'r.sock')] })
   const unix = await open(t, { url: `unix://${join(dir, 'r.sock')}` })
   const third = await open(t, { url: `${server.url}/3` })
-  t.after(() => rm(dir, { recursive: true, force: true }))
   await third.redis.run(client => client.set('a', 'of 3'))
   assert.equal(await unix.redis.run(client => client.get('a')), null)
   await unix.redis.run(client => client.select(3))
@@ -192,9 +192,9 @@ test('a script that a server has forgotten is sent to it again', async t => {
 test('sentinels lead to the master, the next one too, with a password of their own', async t => {
   const world = await startSentinels(t, { password: 'secret' })
   const dir = await mkdtemp(join(tmpdir(), 'berth-redis-sentinel-'))
+  t.after(() => rm(dir, { recursive: true, force: true }))
   await writeFile(join(dir, 'password'), 'secret')
   const { redis } = await open(t, { url: world.url, passwordFile: join(dir, 'password') })
-  t.after(() => rm(dir, { recursive: true, force: true }))
   const heard = listen(redis.another('subscriber'))
   await eventually('it is served', () => redis.run(client => client.set('a', 'before')).then(() => true, () => false))
   await heard.client.subscribe('news')

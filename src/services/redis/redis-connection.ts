@@ -148,7 +148,7 @@ class OpenRedis implements RedisConnection {
     await promise
     clearTimeout(timer)
     this.#waiting.delete(resolve)
-    if (!this.isReady) throw redisUnavailable(this.#name, this.#trouble ?? new Error('it did not answer in time'))
+    if (!this.isReady) throw redisUnavailable(this.#name, this.#trouble ?? new Error(this.#address.kind === 'cluster' ? 'its nodes were not found to be a whole cluster in time; see CLUSTER INFO' : 'it did not answer in time'))
   }
 }
 
