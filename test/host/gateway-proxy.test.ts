@@ -126,7 +126,10 @@ test('where sandboxes lie is found again in Redis, newest first, page by page an
   t.after(() => redis.close())
   const index = new RedisSandboxIndex(redis)
   const placed = Array.from({ length: 25 }, (_, number) => ({
-    id: randomId('sbx'), workerId: 'w1', pool: number % 2 === 0 ? 'even' : 'odd', labels: { n: String(number) },
+    id: randomId('sbx'),
+    workerId: 'w1',
+    pool: number % 2 === 0 ? 'even' : 'odd',
+    labels: { n: String(number) },
     // Several in the same millisecond.
     createdAt: new Date(1_780_000_000_000 + Math.floor(number / 4)).toISOString(),
   }))
