@@ -3,7 +3,7 @@ import { Type, type FastifyPluginAsyncTypebox } from '@fastify/type-provider-typ
 import { errorResponses } from '../routes/http-errors.ts'
 import { ref } from '../schemas/components.ts'
 import { FleetToken, FleetTokenCreate } from '../schemas/fleet.ts'
-import { FleetTokenPage } from '../schemas/gateway.ts'
+import { FleetTokenPage } from '../schemas/fleet-gateway.ts'
 import { principalOf } from './fleet-authentication.ts'
 import type { FleetTokens } from './fleet-tokens.ts'
 

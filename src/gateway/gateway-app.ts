@@ -5,6 +5,7 @@ import { BerthError } from '../errors.ts'
 import { addBodyDeadline } from '../routes/body-deadline.ts'
 import { addErrorAnswers } from '../routes/http-errors.ts'
 import { addHttpMetrics } from '../routes/http-metrics.ts'
+import { addHttpTraces } from '../routes/http-traces.ts'
 import { addClosing, addManners, createHttpServer, defaultHttpLimits, type HttpLimits, type ServerCertificates } from '../routes/http-server.ts'
 import { addIdempotency, type IdempotencyKeys } from '../routes/idempotency.ts'
 import { addJsonBodies } from '../routes/json-body.ts'
@@ -29,6 +30,7 @@ import { gatewaySandboxRoutes, type GatewaySandboxRouteOptions } from './sandbox
 import type { FleetTasks } from './tasks/fleet-tasks.ts'
 import { gatewayTaskRoutes } from './tasks/gateway-task-routes.ts'
 import type { RedisConnection } from '../services/redis/redis-types.ts'
+import { noTracing, type Tracing } from '../services/tracing/tracing.ts'
 import { workerRoutes } from './worker-routes.ts'
 import type { Workers } from './worker-record.ts'
 
@@ -51,6 +53,7 @@ export interface GatewayAppOptions {
   services: GatewayServices
   logger: FastifyBaseLogger
   version: string
+  tracing?: Tracing
   /** Requests per second and token; 0 is no limit. */
   rateLimit: number
   /** Tells the requests for hosts apart, where they come in. */
@@ -81,6 +84,7 @@ export function buildGatewayApp (options: GatewayAppOptions): FastifyInstance {
   app.server.on('checkContinue', (request, response) => door.handleContinue(request, response, app.routing))
 
   addHttpMetrics(app, services.metrics)
+  addHttpTraces(app, options.tracing ?? noTracing)
   addManners(app)
   addClosing(app, { ending, closing, reason: gatewayStopping })
   addErrorAnswers(app, { closing, bodyBytes: limits.bodyBytes })

@@ -2,7 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { errorResponses } from '../routes/http-errors.ts'
 import { ref } from '../schemas/components.ts'
-import { Gateway } from '../schemas/gateway.ts'
+import { Gateway } from '../schemas/fleet-gateway.ts'
 
 export interface GatewayRouteOptions {
   describe: () => Gateway

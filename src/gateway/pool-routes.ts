@@ -2,7 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { errorResponses } from '../routes/http-errors.ts'
 import { ref } from '../schemas/components.ts'
-import { FleetPoolList, type FleetPool } from '../schemas/gateway.ts'
+import { FleetPoolList, type FleetPool } from '../schemas/fleet-gateway.ts'
 import type { PoolCounts, Room, TaskQueue } from '../services/tasks/task-queue.ts'
 import { principalOf } from './fleet-authentication.ts'
 import type { WorkerRecord, Workers } from './worker-record.ts'
