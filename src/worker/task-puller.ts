@@ -48,6 +48,8 @@ export interface TaskPullerOptions extends DeliveryHooks {
 const usualTimes = { callTimeoutMs: 10_000, backoff: { firstMs: 200, maxMs: 30_000 }, lookEveryMs: 5000 }
 /** More at once would come from the queue to wait here. */
 const maxBatch = 16
+/** What a sandbox needs beside what is requested is small against this: so many at once keep little room from one that needs much. */
+const usualMemoryBytes = 1024 ** 3
 /** Hosts that came too late for what was pushed are late by up to this the next time, so that not all of a large fleet ask at once. */
 const maxSpreadMs = 20
 /** Memory and disk come free without a sign. */
@@ -67,8 +69,7 @@ export class TaskPuller {
   readonly #leases: DeliveryLeases
   readonly #closing = new AbortController()
   readonly #heardCancels = new Set<string>()
-  #stopWatching: (() => void) | undefined
-  #stopWatchingScheduler: (() => void) | undefined
+  #stopWatching: Array<() => void> = []
   #turn: Promise<unknown> | undefined
   #isDraining = false
   /** Something may have been claimed of which this host does not know. */
@@ -80,9 +81,9 @@ export class TaskPuller {
   #poked: 'no' | 'locally' | 'by news' = 'no'
 
   constructor (options: TaskPullerOptions) {
-    const { fleet, local, localQueue, logger, leaseMs, beforePush, onTaken, onStarted, onEnded, gatewayReports } = options
+    const { fleet, local, localQueue, logger, leaseMs, beforePush, onTaken, onStarted, onEnded, gatewayReports, lookEveryMs } = options
     this.#options = options
-    this.#times = { ...usualTimes, ...definedOf({ callTimeoutMs: options.callTimeoutMs, backoff: options.backoff, lookEveryMs: options.lookEveryMs }) }
+    this.#times = { ...usualTimes, ...definedOf({ callTimeoutMs: options.callTimeoutMs, backoff: options.backoff, lookEveryMs }) }
     const onChange = (delivery: TaskRecord) => options.onChange?.(delivery)
     const { callTimeoutMs, backoff } = this.#times
     this.#reporter = new DeliveryReporter({
@@ -116,11 +117,10 @@ export class TaskPuller {
     const unreported = local.unreported()
     // Those that have ended are told in the order in which they have.
     for (const record of [...unreported.filter(({ endedAt }) => endedAt !== undefined).sort(byEnd), ...unreported]) this.#reporter.follow(record)
-    this.#stopWatchingScheduler = scheduler.watch(() => this.#poke('locally'))
-    this.#stopWatching = fleet.watch(news => {
+    this.#stopWatching = [scheduler.watch(() => this.#poke('locally')), fleet.watch(news => {
       if (news.kind === 'available') this.#poke('by news')
       else this.#onCancel(news.taskId)
-    })
+    })]
     void this.#loop()
     this.#leases.start()
   }
@@ -153,8 +153,7 @@ export class TaskPuller {
   /** Lets go of everything without touching it: the next daemon goes on. */
   async close (): Promise<void> {
     this.#closing.abort()
-    this.#stopWatching?.()
-    this.#stopWatchingScheduler?.()
+    for (const stop of this.#stopWatching) stop()
     this.#leases.close()
     this.#reporter.close()
     this.#wakeUp?.()
@@ -165,8 +164,9 @@ export class TaskPuller {
 
   async #loop (): Promise<void> {
     while (!this.#isClosed) {
+      const isNews = this.#poked === 'by news'
       this.#poked = 'no'
-      const turn = this.#takeTurn()
+      const turn = this.#takeTurn(isNews)
       this.#turn = turn
       const pauseMs = await turn
       this.#turn = undefined
@@ -175,7 +175,7 @@ export class TaskPuller {
   }
 
   /** One look at the queue; answers for how long to rest unless woken. Never rejects. */
-  async #takeTurn (): Promise<number> {
+  async #takeTurn (isNews: boolean): Promise<number> {
     const { logger } = this.#options
     const { backoff, lookEveryMs } = this.#times
     try {
@@ -183,7 +183,7 @@ export class TaskPuller {
       let isHeldBack = false
       for (let isMore = true; isMore && !this.#isClosed && !this.#isDraining;) {
         isHeldBack = (this.#options.scheduler.heldBack ?? await this.#options.room.heldBack()) !== undefined
-        isMore = !isHeldBack && await this.#takeSome()
+        isMore = !isHeldBack && await this.#takeSome(isNews)
       }
       if (this.#failures > 0) logger.info('the queue of the fleet answers again')
       this.#failures = 0
@@ -219,15 +219,16 @@ export class TaskPuller {
   }
 
   /** Whether there may be more. */
-  async #takeSome (): Promise<boolean> {
+  async #takeSome (isNews: boolean): Promise<boolean> {
     const { fleet, owner, pools, labels, leaseMs, maxStarting, room } = this.#options
     const waiting = this.#waiting()
-    const limit = Math.min(maxBatch, maxStarting - waiting.length - this.#settingUp())
-    if (limit <= 0 || pools.length === 0) return false
+    const most = maxStarting - waiting.length - [...this.#reporter.open].filter(({ record }) => record.status === 'scheduled').length
+    if (most <= 0 || pools.length === 0) return false
+    const limit = Math.min(most, maxBatch, 1 + Math.floor(this.#free(waiting, 1).memoryBytes / usualMemoryBytes))
     const request = { owner, pools, leaseMs, capacity: room.largest, labels }
     let claims = await this.#claim(() => fleet.claim({ ...request, limit, room: this.#free(waiting, limit) }))
-    // One may fit where so many more would not.
-    if (claims.length === 0 && limit > 1) claims = await this.#claim(() => fleet.claim({ ...request, limit: 1, room: this.#free(waiting, 1) }))
+    // One may fit where so many more would not. Of news, all hosts of a fleet hear at once.
+    if (claims.length === 0 && limit > 1 && !isNews) claims = await this.#claim(() => fleet.claim({ ...request, limit: 1, room: this.#free(waiting, 1) }))
     this.#emptyClaims = claims.length === 0 ? this.#emptyClaims + 1 : 0
     await Promise.all(claims.map(claim => this.#takeIn(claim, { isUnwanted: this.#isDraining })))
     return claims.length > 0
@@ -282,10 +283,6 @@ export class TaskPuller {
   /** What deliveries request that wait on this host. */
   #waiting (): Room[] {
     return [...this.#reporter.open].filter(({ record }) => record.status === 'pending').map(({ record }) => record.spec.requests)
-  }
-
-  #settingUp (): number {
-    return [...this.#reporter.open].filter(({ record }) => record.status === 'scheduled').length
   }
 
   /** What so many more may request together: each needs something beside what it requests. */

@@ -19,35 +19,13 @@ import { TaskScheduler } from '../../../src/services/tasks/task-scheduler.ts'
 import { openTaskStore, type TaskStore } from '../../../src/services/tasks/task-store.ts'
 import { TaskPuller, type TaskPullerOptions } from '../../../src/worker/task-puller.ts'
 import { newTask, queueDefaults, type TaskChoice } from '../../contract/queue-rig.ts'
+import { Lifeline, never, throughLifeline } from './lifeline.ts'
 
 export const owner = 'hst_here'
 const at = '2026-01-01T00:00:00.000Z'
 
 /** What happens to a call: it fails, is carried out without an answer, or neither fails nor answers. */
 export type Fault = 'fails' | 'loses its answer' | 'hangs'
-
-/** Everything that a daemon asks of others passes through here, one step each. Once dead it asks nothing, and hears nothing. */
-class Lifeline {
-  steps = 0
-  isDead = false
-  killAt: { step: number, when: 'before' | 'after' } | undefined
-  readonly death = Promise.withResolvers<void>()
-
-  async call<T> (work: () => Promise<T>): Promise<T> {
-    if (this.isDead) return await never()
-    const step = ++this.steps
-    if (this.killAt?.step === step && this.killAt.when === 'before') return await this.#die()
-    const result = await work()
-    if (this.killAt?.step === step && this.killAt.when === 'after') return await this.#die()
-    return this.isDead ? await never() : result
-  }
-
-  #die (): Promise<never> {
-    this.isDead = true
-    this.death.resolve()
-    return never()
-  }
-}
 
 class FakeSandbox {
   readonly record: { id: string, task: { id: string, fence: number, logCursor: string }, timings: never[], startedAt: string, end?: SandboxEnd }
@@ -289,20 +267,4 @@ export class DeliveriesRig {
       this.told.push(what)
     })
   }
-}
-
-function never (): Promise<never> {
-  return new Promise(() => {})
-}
-
-/** The object itself, but for these methods. */
-function throughLifeline<T extends object> (target: T, lifeline: Lifeline, names: ReadonlyArray<keyof T>): T {
-  return new Proxy(target, {
-    get (object, name) {
-      const value: unknown = Reflect.get(object, name, object)
-      if (typeof value !== 'function') return value
-      const method = (...args: unknown[]): unknown => (value as (...args: unknown[]) => unknown).apply(object, args)
-      return names.includes(name as keyof T) ? async (...args: unknown[]) => await lifeline.call(async () => await method(...args)) : method
-    },
-  })
 }
