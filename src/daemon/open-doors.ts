@@ -1,6 +1,5 @@
 /** The doors of this host: the API by TCP, for root by a unix socket, and for sandboxes at their gateways. */
 import type { AddressInfo } from 'node:net'
-import type { DatabaseSync } from 'node:sqlite'
 import type { Logger } from 'pino'
 import { buildApp, defaultLimits, type AppServices } from '../app.ts'
 import type { Config } from '../config.ts'
@@ -16,13 +15,15 @@ import type { PreviewForwarder } from '../services/network/preview-forwarder.ts'
 import { PreviewSessions } from '../services/tokens/preview-sessions.ts'
 import type { TicketStore } from '../services/tokens/ticket-store.ts'
 import type { TokenStore } from '../services/tokens/token-store.ts'
+import type { Tracing } from '../services/tracing/tracing.ts'
 import { UpgradeKeeper } from '../ws/upgrade-keeper.ts'
 
 export interface DoorsWiring {
   config: Config
   logger: Logger
   version: string
-  db: DatabaseSync
+  tracing?: Tracing
+  db: ConstructorParameters<typeof PreviewSessions>[0]['db']
   /** The doors are closed with it, the last first. */
   stack: ResourceStack
   network: OpenNetwork
@@ -31,7 +32,7 @@ export interface DoorsWiring {
 }
 
 /** Opens them all; answers where the one by TCP is. */
-export async function openDoors ({ config, logger, version, db, stack, network, forwarder, services }: DoorsWiring): Promise<{ url: string }> {
+export async function openDoors ({ config, logger, version, tracing, db, stack, network, forwarder, services }: DoorsWiring): Promise<{ url: string }> {
   const { tokens, tickets } = services
   const certificateFiles = { certFile: config.tlsCertFile, keyFile: config.tlsKeyFile, clientCaFile: config.tlsClientCaFile }
   const certificates = config.tlsCertFile === '' ? undefined : await readCertificate(certificateFiles)
@@ -62,6 +63,7 @@ export async function openDoors ({ config, logger, version, db, stack, network, 
     services,
     logger,
     version,
+    tracing,
     isTrusted,
     closing: closing.signal,
     forcing: forcing.signal,

@@ -189,9 +189,9 @@ async function wirePull ({ config, hostId, logger, tasks, redis, gateway }: Flee
     logger,
   }), opened => opened.close())
   const intake = await stack.acquire('intake of foreign tasks', async () => new WireIntake({ redis, queue: fleet.queue, pools: [config.pool], reports, logger }), opened => opened.close())
-  // Whoever has the task hears of it by the queue; one that nobody has yet is cancelled there.
+  // Whoever has the task hears of it by the queue, and tells its end; one that nobody has ends there.
   const onCancel = (externalId: string) => {
-    fleet.queue.cancel(taskIdOf(externalId)).catch((error: unknown) => {
+    fleet.queue.cancel(taskIdOf(externalId)).then(async record => { if (record.endedAt !== undefined) await reports.ended(record) }).catch((error: unknown) => {
       if (!(error instanceof BerthError && error.kind === 'not_found')) logger.warn({ externalId, err: error }, 'a task of a foreign producer could not be cancelled')
     })
   }

@@ -29,12 +29,14 @@ import { SinkRefusal } from '../services/outputs/output-sink.ts'
 import { TaskNews } from '../services/tasks/task-news.ts'
 import { TaskScheduler } from '../services/tasks/task-scheduler.ts'
 import { openTaskStore } from '../services/tasks/task-store.ts'
+import type { Tracing } from '../services/tracing/tracing.ts'
 
 export interface TaskWiring {
   config: Config
   places: HostPlaces
   hostId: string
   logger: Logger
+  tracing?: Tracing
   events: EventLog
   logs: LogReader
   sandboxes: SandboxManager
@@ -119,6 +121,7 @@ export function wireTasks (wiring: TaskWiring): WiredTasks {
       metrics.observe(task)
     },
     logger,
+    ...(wiring.tracing ? { tracing: wiring.tracing } : {}),
   })
   const manager: TaskManager = new TaskManager({
     queue,

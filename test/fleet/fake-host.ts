@@ -23,7 +23,11 @@ const logger = pino({ level: 'warn', base: null }, pino.destination({ dest: join
 const store = openTaskStore({ db: openTaskDatabase(join(dir, 'tasks.db')), options: { fairLabel: 'tenant', labelLimits: [] } })
 const sandboxes = new FakeSandboxes(join(dir, 'sandboxes.jsonl'))
 const room = new HostRoom({
-  cpuOvercommit: 8, reservedMemoryBytes: 0, stateDir: dir, overheadBytes: 0, others: () => [],
+  cpuOvercommit: 8,
+  reservedMemoryBytes: 0,
+  stateDir: dir,
+  overheadBytes: 0,
+  others: () => [],
   readKernel: async () => ({ availableMemoryBytes: Infinity, memoryPressurePercent: 0, freeDiskBytes: Infinity }),
 })
 const scheduler = new TaskScheduler({
