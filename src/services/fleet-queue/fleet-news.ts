@@ -76,7 +76,7 @@ export class FleetNews {
   }
 
   hearDue (isOn: boolean): void {
-    const channel = `${this.#options.base}due:keeper`
+    const channel = `${this.#options.base}due:timekeeper`
     if (isOn === this.#channels.has(channel)) return
     if (isOn) this.#follow(this.#channels, [channel], () => this.#options.onDue())
     else this.#leave(this.#channels, [channel])
@@ -131,7 +131,7 @@ export class FleetNews {
     const [kind, ...words] = text.split(' ')
     const { base } = this.#options
     if (channel.startsWith(`${base}changed:`)) this.#tellChanged(channel)
-    else if (channel === `${base}due:keeper`) this.#options.onDue()
+    else if (channel === `${base}due:timekeeper`) this.#options.onDue()
     else if (kind === 'cancel') this.#tellQueue({ kind, taskId: words.join(' ') })
     else if (kind === 'available') this.#lookSoon(Number(words[0]), Number(words[1]))
   }

@@ -16,7 +16,7 @@ export function openFleetQueue (options: FleetQueueOptions): FleetQueue {
   const base = `${redis.prefix}:{berth}:`
   const scripts = new FleetScripts(redis, base, now)
   const news = new FleetNews({ redis, base, pools, onError, onWatched: isWatched => { sweeper.run(isWatched) }, onDue: () => { sweeper.hear() } })
-  const sweeper = new FleetSweeper({ scripts, name: randomId('swp'), onError, onKeeper: isKeeper => { news.hearDue(isKeeper) } })
+  const sweeper = new FleetSweeper({ scripts, name: randomId('swp'), onError, onTimekeeper: isTimekeeper => { news.hearDue(isTimekeeper) } })
   const close = async (): Promise<void> => {
     sweeper.close()
     news.close()

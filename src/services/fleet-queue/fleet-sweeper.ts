@@ -7,26 +7,26 @@ export interface FleetSweeperOptions {
   name: string
   onError: (error: unknown) => void
   /** It became the one that is to be told of what is next to be due, or is it no more. */
-  onKeeper: (isKeeper: boolean) => void
+  onTimekeeper: (isTimekeeper: boolean) => void
 }
 
-/** The keeper comes at least so often; it is replaced after three of these (sweep.lua). Milliseconds. */
-const keeperMs = 1000
-/** The others come so often, and up to twice as late by chance, to see whether there is a keeper. Milliseconds. */
+/** The timekeeper comes at least so often; it is replaced after three of these (sweep.lua). Milliseconds. */
+const timekeeperMs = 1000
+/** The others come so often, and up to twice as late by chance, to see whether there is a timekeeper. Milliseconds. */
 const otherMs = 2000
 /** Between what is next and what is next after it. Milliseconds. */
 const shortestMs = 5
 
 /**
  * Does what time asks for, while somebody watches the queue: delayed tasks become due, lapsed leases are told of, and it is noted that
- * those who claim are there. All hosts do it, and one of them, the keeper, at the right time.
+ * those who claim are there. All hosts do it, and one of them, the timekeeper, at the right time.
  */
 export class FleetSweeper {
   readonly #options: FleetSweeperOptions
   #timer: NodeJS.Timeout | undefined
   #nextAt = Infinity
   #isRunning = false
-  #isKeeper = false
+  #isTimekeeper = false
 
   constructor (options: FleetSweeperOptions) {
     this.#options = options
@@ -45,10 +45,10 @@ export class FleetSweeper {
 
   /** @throws BerthError unavailable. */
   async sweep (): Promise<void> {
-    const [isKeeper, nextMs] = await this.#options.scripts.run<[number, number]>('sweep', [this.#options.name])
-    this.#become(isKeeper === 1)
-    const waitMs = nextMs < 0 ? keeperMs : Math.max(nextMs, shortestMs)
-    this.#arm(this.#isKeeper ? Math.min(waitMs, keeperMs) : otherMs * (1 + Math.random()))
+    const [isTimekeeper, nextMs] = await this.#options.scripts.run<[number, number]>('sweep', [this.#options.name])
+    this.#become(isTimekeeper === 1)
+    const waitMs = nextMs < 0 ? timekeeperMs : Math.max(nextMs, shortestMs)
+    this.#arm(this.#isTimekeeper ? Math.min(waitMs, timekeeperMs) : otherMs * (1 + Math.random()))
   }
 
   close (): void {
@@ -58,11 +58,11 @@ export class FleetSweeper {
     this.#become(false)
   }
 
-  #become (isKeeper: boolean): void {
-    const is = isKeeper && this.#isRunning
-    if (is === this.#isKeeper) return
-    this.#isKeeper = is
-    this.#options.onKeeper(is)
+  #become (isTimekeeper: boolean): void {
+    const is = isTimekeeper && this.#isRunning
+    if (is === this.#isTimekeeper) return
+    this.#isTimekeeper = is
+    this.#options.onTimekeeper(is)
   }
 
   #arm (waitMs: number): void {
@@ -74,7 +74,7 @@ export class FleetSweeper {
       this.sweep().catch((error: unknown) => {
         // While Redis is away all the others say so.
         if (!(error instanceof BerthError && error.kind === 'unavailable')) this.#options.onError(error)
-        this.#arm(keeperMs * (1 + Math.random()))
+        this.#arm(timekeeperMs * (1 + Math.random()))
       })
     }, waitMs).unref()
   }

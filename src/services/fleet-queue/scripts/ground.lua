@@ -15,7 +15,7 @@
 --   turns                         sorted: values of the fair label by when they had their turn
 --   pools, counts:<pool>          set; hash: delayed, scheduled, running, dead
 --   clock                         hash: seq, turn, arrival, seen, returned, lapsesTold
---   keeper, told                  string, hash: see sweep.lua and news.lua
+--   timekeeper, told              string, hash: see sweep.lua and news.lua
 local base = KEYS[1]
 local function clock ()
   local time = redis.call('TIME')

@@ -81,7 +81,7 @@ local function setStatus (task, status, attempt, why)
 end
 
 local function tellNextDue (id, at)
-  if redis.call('ZRANK', base .. 'delayed', id) == 0 then redis.call('PUBLISH', base .. 'due:keeper', int(at)) end
+  if redis.call('ZRANK', base .. 'delayed', id) == 0 then redis.call('PUBLISH', base .. 'due:timekeeper', int(at)) end
 end
 
 -- Among those that wait.

@@ -1,5 +1,5 @@
 -- What is told, by pub/sub: on news:<pool> "available <due> <listeners>" and "cancel <id>", on changed:<id> that a task changed,
--- on due:keeper that something became the next to be due.
+-- on due:timekeeper that something became the next to be due.
 
 -- Of a pool with more listeners than this it is told less often than it might be.
 local crowd = 64
@@ -29,14 +29,15 @@ local function isToldAlready (pool, listeners)
   return false
 end
 
--- Ends every script after which there may be more to claim.
+-- Ends every script after which there may be more to claim. How many listen is known from the last time.
 local function sendNews ()
   for pool, count in pairs(available) do
-    local channel = base .. 'news:' .. pool
-    local listeners = tonumber(redis.call('PUBSUB', 'NUMSUB', channel)[2])
+    local field = 'listeners:' .. pool
+    local listeners = tonumber(redis.call('HGET', base .. 'told', field)) or 0
     if not isToldAlready(pool, listeners) then
       local due = math.max(count, redis.call('ZCARD', base .. 'due:' .. pool))
-      redis.call('PUBLISH', channel, 'available ' .. int(due) .. ' ' .. int(listeners))
+      local heard = redis.call('PUBLISH', base .. 'news:' .. pool, 'available ' .. int(due) .. ' ' .. int(listeners))
+      if heard ~= listeners then redis.call('HSET', base .. 'told', field, heard) end
     end
   end
   available = {}

@@ -10,7 +10,7 @@ for _, pool in ipairs(redis.call('SMEMBERS', base .. 'pools')) do
   if due + counts[1] + counts[2] + counts[3] + counts[4] == 0 then
     redis.call('SREM', base .. 'pools', pool)
     redis.call('DEL', base .. 'counts:' .. pool)
-    redis.call('HDEL', base .. 'told', pool)
+    redis.call('HDEL', base .. 'told', pool, 'listeners:' .. pool)
   else
     pools[#pools + 1] = { pool, counts[1], due, counts[2], counts[3], counts[4], oldest and int(tonumber(oldest)) or '' }
   end

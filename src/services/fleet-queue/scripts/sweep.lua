@@ -1,11 +1,11 @@
--- ARGV: time, who sweeps. Of all who do, one is the keeper, as long as it comes often enough: it is told when to come again so that
+-- ARGV: time, who sweeps. Of all who do, one is the timekeeper, as long as it comes often enough: it is told when to come again so that
 -- nothing waits; the others see whether there still is one.
--- Answers {1 if it is the keeper, milliseconds until there is more to do or -1}.
-local keeperMs = 3000
-local keeper = redis.call('GET', base .. 'keeper')
-if not keeper or keeper == ARGV[2] then
-  keeper = ARGV[2]
-  redis.call('SET', base .. 'keeper', keeper, 'PX', keeperMs)
+-- Answers {1 if it is the timekeeper, milliseconds until there is more to do or -1}.
+local timekeeperMs = 3000
+local timekeeper = redis.call('GET', base .. 'timekeeper')
+if not timekeeper or timekeeper == ARGV[2] then
+  timekeeper = ARGV[2]
+  redis.call('SET', base .. 'timekeeper', timekeeper, 'PX', timekeeperMs)
 end
 attend()
 promote(200)
@@ -25,4 +25,4 @@ sendNews()
 local due = tonumber(redis.call('ZRANGE', base .. 'delayed', 0, 0, 'WITHSCORES')[2])
 local lapse = tonumber(redis.call('ZRANGEBYSCORE', base .. 'leases', '(' .. int(told), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
 local nextAt = math.min(due or math.huge, lapse or math.huge)
-return { keeper == ARGV[2] and 1 or 0, nextAt == math.huge and -1 or math.max(0, nextAt - now) }
+return { timekeeper == ARGV[2] and 1 or 0, nextAt == math.huge and -1 or math.max(0, nextAt - now) }
