@@ -2,7 +2,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { BerthError } from '../../../src/errors.ts'
 import type { SandboxEnd } from '../../../src/schemas/sandbox.ts'
-import { verdictOfEnd, verdictOfRefusal } from '../../../src/services/tasks/task-outcome.ts'
+import type { TaskEnd } from '../../../src/schemas/task.ts'
+import { verdictOfDelivery, verdictOfEnd, verdictOfLoss, verdictOfRefusal } from '../../../src/services/tasks/task-outcome.ts'
 
 const at = '2026-01-01T00:00:00.000Z'
 const running = { isCancelled: false }
@@ -59,4 +60,19 @@ test('a daemon that ends gives back at once', () => {
 test('a sandbox that could not be made for a task that is to be cancelled: cancelled', () => {
   const verdict = verdictOfRefusal(new Error('whatever'), cancelled)
   assert.equal(verdict.verdict === 'settle' && verdict.outcome.status, 'cancelled')
+})
+
+test('what the end of a delivery means for its fleet is what it would mean here', () => {
+  const failed = (end: TaskEnd) => verdictOfDelivery({ status: 'failed', end })
+  for (const { end, facts, isRetryable } of ends.filter(({ facts, status }) => status === 'failed' && !facts.isCancelled)) {
+    assert.deepEqual(failed(end), verdictOfEnd(end, facts), `${end.reason}, ${isRetryable}`)
+  }
+  const refused = verdictOfRefusal(new BerthError('not_found', 'image_not_found', 'no such image'), running)
+  assert.ok(refused.verdict === 'settle')
+  assert.deepEqual(failed(refused.outcome.end), refused)
+  const lost = verdictOfLoss()
+  assert.ok(lost.verdict === 'settle')
+  assert.deepEqual(failed(lost.outcome.end), lost)
+  assert.deepEqual(failed({ reason: 'undeliverable', at, message: 'no disk' }), { verdict: 'release', delayMs: 5000, isFault: true, message: 'no disk' })
+  assert.deepEqual(verdictOfDelivery({ status: 'cancelled', end: { reason: 'drained', at } }), verdictOfEnd({ reason: 'drained', at }, running))
 })
