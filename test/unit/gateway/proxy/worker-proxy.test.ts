@@ -1,13 +1,19 @@
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { request as httpRequest, type IncomingMessage } from 'node:http'
-import { connect, createServer as createTcpServer, type AddressInfo } from 'node:net'
+import { createServer as createTlsServer } from 'node:https'
+import { connect, createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { Readable, pipeline } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
 import { fetch } from 'undici'
 import { pollUntil } from '../../../../src/lib/poll.ts'
+import { makeCertificate } from '../../worker/gateway-rig.ts'
 import { as, FakeHost, hostToken, startGateway } from './proxy-rig.ts'
 
 const api = '/v1/workers/w1/api'
@@ -273,4 +279,31 @@ test('a worker that moves, or has another token, is found again', async t => {
   const looks = workers.looks
   for (let count = 0; count < 5; count++) await (await get()).text()
   assert.equal(workers.looks, looks)
+})
+
+test('a host with authorities of its own is believed by them alone, for requests and for sockets', async t => {
+  const dir = await mkdtemp(join(tmpdir(), 'berth-proxy-'))
+  t.after(() => rm(dir, { recursive: true, force: true }))
+  const [own, strange] = ['own', 'strange'].map(name => {
+    const { cert, key } = makeCertificate(dir, name)
+    return { cert: readFileSync(cert, 'utf8'), key: readFileSync(key, 'utf8') }
+  }) as [{ cert: string, key: string }, { cert: string }]
+  const server = createTlsServer(own)
+  server.on('upgrade', (_, socket) => socket.on('error', () => {}).end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\nsecret'))
+  const host = await FakeHost.start(t, (_, response) => response.end('secret'), server)
+  const { url, port, workers } = await startGateway(t)
+  const address = host.url.replace('http://127.0.0.1', 'https://localhost')
+  workers.add('right', address, { ca: own.cert })
+  workers.add('wrong', address, { ca: strange.cert })
+  workers.add('none', address)
+  for (const [id, expected] of [['right', 200], ['right', 200], ['wrong', 503], ['none', 503]] as const) {
+    const answer = await fetch(`${url}/v1/workers/${id}/api/v1/host`, { headers: as('read') })
+    const body = await answer.text()
+    assert.equal(answer.status, expected, `${id} ${body}`)
+    assert.match(body, expected === 200 ? /^secret$/ : /certificate/)
+  }
+  assert.equal(host.requests.length, 2)
+  const request = httpRequest({ port, path: '/v1/workers/right/api/v1/x', headers: as('admin', { connection: 'Upgrade', upgrade: 'raw' }) }).end()
+  const [, socket, head] = await once(request, 'upgrade') as [IncomingMessage, Socket, Buffer]
+  assert.equal(head.toString() + await text(socket), 'secret')
 })
