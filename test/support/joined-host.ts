@@ -18,7 +18,13 @@ export interface JoinedHost {
 
 const joinsWithinMs = 60_000
 
-export async function startJoinedHost (t: Teardown, { env = {} }: { env?: Record<string, string> } = {}): Promise<JoinedHost> {
+export interface JoinedHostOptions {
+  env?: Record<string, string>
+  /** It takes tasks of the fleet. */
+  takesTasks?: boolean
+}
+
+export async function startJoinedHost (t: Teardown, { env = {}, takesTasks = false }: JoinedHostOptions = {}): Promise<JoinedHost> {
   const dir = await mkdtemp(join(tmpdir(), 'berth-joined-'))
   const redis = await RedisServer.start(t)
   const gateway = await TestGateway.start(t, { redisUrl: redis.url })
@@ -27,7 +33,10 @@ export async function startJoinedHost (t: Teardown, { env = {} }: { env?: Record
   await writeFile(tokenFile, await gateway.makeToken('worker'), { mode: 0o600 })
   const port = await freePort()
   const daemon = await TestDaemon.start(t, {
-    args: ['--listen', `127.0.0.1:${port}`, '--gateway', gateway.grpcTarget, '--gateway-token-file', tokenFile, '--advertise', `http://127.0.0.1:${port}`],
+    args: [
+      '--listen', `127.0.0.1:${port}`, '--gateway', gateway.grpcTarget, '--gateway-token-file', tokenFile, '--advertise', `http://127.0.0.1:${port}`,
+      ...takesTasks ? ['--redis', redis.url] : [],
+    ],
     env,
   })
   t.after(() => rm(dir, { recursive: true, force: true }))

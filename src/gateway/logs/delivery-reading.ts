@@ -29,8 +29,8 @@ export interface DeliveryReadingOptions {
   signal: AbortSignal
 }
 
-/** So often a host is asked for a delivery that is over before the buffer has the last word. */
-const maxFailuresOfOver = 3
+/** So often at least a host is asked for a delivery that is over before the buffer has the last word. */
+const minFailuresOfOver = 3
 
 /** One delivery, from its place to its end: from its host, and where that is gone from the buffer until it is back. */
 export class DeliveryReading {
@@ -41,6 +41,9 @@ export class DeliveryReading {
   #tail: number | undefined
   /** Calls to the host since it last sent something. */
   #failures = 0
+  /** Of those, since the delivery is over. */
+  #failuresOfOver = 0
+  #overSinceMs = 0
 
   constructor (fence: number, place: DeliveryPlace, options: DeliveryReadingOptions) {
     this.#fence = fence
@@ -62,9 +65,10 @@ export class DeliveryReading {
         if (!(error instanceof HostGoneError)) throw error
       }
       this.#failures++
+      if (wasOver && this.#failuresOfOver++ === 0) this.#overSinceMs = Date.now()
       // A daemon that was started again, or a connection that was closed: the next one may do.
       if (heard.something) continue
-      if (!follow || (wasOver && this.#failures >= maxFailuresOfOver)) return yield * this.#restOfBuffer()
+      if (!follow || (wasOver && this.#isHopeless())) return yield * this.#restOfBuffer()
       if (yield * this.#fromBuffer(wasOver)) return
     }
   }
@@ -82,7 +86,7 @@ export class DeliveryReading {
     try {
       for await (const records of hosts.read({ ...common, ...from, follow, stream, signal: AbortSignal.any([signal, enough.signal]) })) {
         heard.something = true
-        this.#failures = 0
+        this.#failures = this.#failuresOfOver = 0
         this.#tail = undefined
         yield * this.#taken(records)
       }
@@ -178,6 +182,15 @@ export class DeliveryReading {
       await watch.changed(version, signal)
       if (!signal.aborted) await refresh()
     }
+  }
+
+  /** A host that reported the end of a delivery is there, and ships the rest or comes back; one that lost it may be gone for good. */
+  #isHopeless (): boolean {
+    if (this.#failuresOfOver < minFailuresOfOver) return false
+    const delivery = this.#source.delivery(this.#fence)
+    if (delivery === undefined || delivery.status === 'returned') return true
+    const overSinceMs = Math.min(this.#overSinceMs, Date.parse(delivery.endedAt ?? ''))
+    return !(Date.now() - overSinceMs < this.#source.patienceMs)
   }
 
   #isOver (): boolean {

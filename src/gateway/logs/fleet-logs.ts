@@ -38,6 +38,8 @@ export interface FleetLogsOptions {
   retry?: Partial<HostRetry>
   /** A delivery that is over by what the queue says is followed on its host for so long; then what there is of it is read. In milliseconds. */
   overdueMs?: number
+  /** A follower waits so long from the end of a delivery for its host, or for the rest of its output in the buffer. In milliseconds. */
+  patienceMs?: number
 }
 
 /**
@@ -47,8 +49,8 @@ export interface FleetLogsOptions {
 export class FleetLogs {
   readonly #options: Required<FleetLogsOptions> & { retry: HostRetry }
 
-  constructor ({ overdueMs = 2000, retry, ...options }: FleetLogsOptions) {
-    this.#options = { ...options, overdueMs, retry: { firstMs: 500, longestMs: 15_000, ...retry } }
+  constructor ({ overdueMs = 2000, patienceMs = 10_000, retry, ...options }: FleetLogsOptions) {
+    this.#options = { ...options, overdueMs, patienceMs, retry: { firstMs: 500, longestMs: 15_000, ...retry } }
   }
 
   /** @throws BerthError not_found `attempt_not_found` for an attempt that has not begun. */

@@ -193,7 +193,7 @@ export async function buildFleetRig (t: TestContext, { tasks: parts = {}, silenc
     },
   }
   const client = new HostLogClient({ workers, times: { silenceMs }, restMs: 0 })
-  const logs = new FleetLogs({ table, hosts: client, buffer, retry: { firstMs: 5, longestMs: 20 }, overdueMs: 20 })
+  const logs = new FleetLogs({ table, hosts: client, buffer, retry: { firstMs: 5, longestMs: 20 }, overdueMs: 20, patienceMs: 50 })
   const unused = () => { throw new Error('of no use here') }
   const queue = { push: unused, cancel: unused, retry: unused, stats: async () => [] }
   const tasks = new FleetTasks({ queue, table: { list: unused, remove: unused, get: table.get, watch: table.watch }, workers, ...parts })

@@ -76,7 +76,8 @@ test('a token of some pools neither sees nor changes tasks of others, and one th
   const { id } = await tasks.of(admin).create({ image, pool: 'gpu' }, {})
   const service = tasks.of(blue)
   const notFound = { kind: 'not_found', code: 'task_not_found' } as const
-  for (const ask of [service.get(id), service.cancel(id), service.retry(id), service.remove(id), service.wait(id, { timeoutMs: 10, signal: forever })]) await assert.rejects(ask, notFound)
+  const asked = [service.get(id), service.cancel(id), service.retry(id), service.remove(id), service.wait(id, { timeoutMs: 10, signal: forever })]
+  for (const answer of asked) await assert.rejects(answer, notFound)
   await assert.rejects(service.create({ image, pool: 'gpu' }, {}), { code: 'pool_forbidden' })
   await service.list({ limit: 10 })
   assert.deepEqual(listedPools, [['blue', 'default']])
