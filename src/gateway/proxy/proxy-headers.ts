@@ -1,5 +1,6 @@
 /** What passes between a client and a host, header by header: RFC 9110, section 7.6.1. Who the client is to the gateway is not for the host. */
 import { createHash } from 'node:crypto'
+import { activeSpan } from '../../services/tracing/span.ts'
 
 /** Names and values in turn, as Node gives and takes them: order, case and repetitions are kept. */
 export type RawHeaders = readonly string[]
@@ -36,7 +37,9 @@ export interface RequestHeaderFacts {
 
 /** Headers of a request as the host gets them, without those that frame the body. */
 export function hostRequestHeaders (raw: RawHeaders, facts: RequestHeaderFacts): string[] {
-  const dropped = new Set([...hopByHop, ...namedByConnection(raw), ...replacedInRequests])
+  // What the host does belongs to what the gateway does; untraced, to what the client does.
+  const traceparent = activeSpan()?.traceparent
+  const dropped = new Set([...hopByHop, ...namedByConnection(raw), ...replacedInRequests, ...(traceparent === undefined ? [] : ['traceparent'])])
   const kept = ['Host', facts.authority]
   let host: string | undefined
   for (const [name, value] of headerPairs(raw)) {
@@ -50,6 +53,7 @@ export function hostRequestHeaders (raw: RawHeaders, facts: RequestHeaderFacts):
   if (facts.clientAddress !== undefined) kept.push('X-Forwarded-For', facts.clientAddress)
   kept.push('X-Forwarded-Proto', facts.isEncrypted ? 'https' : 'http')
   if (host !== undefined) kept.push('X-Forwarded-Host', host)
+  if (traceparent !== undefined) kept.push('Traceparent', traceparent)
   kept.push('X-Request-Id', facts.requestId)
   return kept
 }
