@@ -167,7 +167,7 @@ const rows: Row[] = [
   { what: 'a field of sandboxes only', body: { image, start: true }, code: 'unknown_field', field: 'start', says: /^unknown field "start"/ },
   { what: 'a priority out of range', body: { image, priority: 101 }, code: 'invalid_field', field: 'priority', says: /^priority must be at most 100$/ },
   { what: 'a pool that is no name', body: { image, pool: 'A b' }, code: 'invalid_field', field: 'pool', says: /^pool must be at most 63 of/ },
-  { what: 'an output of an unknown type', body: { image, outputs: [{ type: 'console' }, { type: 'tape' }] }, code: 'invalid_field', field: 'outputs[1].type', says: /^outputs\[1\].type must be one of console, file, s2, webhook$/ },
+  { what: 'an output of an unknown type', body: { image, outputs: [{ type: 'console' }, { type: 'tape' }] }, code: 'invalid_field', field: 'outputs[1].type', says: /^outputs\[1\].type must be one of console, file, s2, webhook, fleet$/ },
   { what: 'a mistyped field of an output', body: { image, outputs: [{ type: 'file', nam: 'x' }] }, code: 'unknown_field', field: 'outputs[0].nam', says: /"nam" in outputs\[0\]; did you mean name\?/ },
   { what: 'a list', body: [], code: 'invalid_field', says: /^the body must be an object$/ },
   { what: 'a batch with a task without image', body: { tasks: [...goodTasks, {}] }, code: 'missing_field', field: 'tasks[17].image', says: /^tasks\[17\].image is required$/ },
