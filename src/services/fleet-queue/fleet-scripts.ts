@@ -27,17 +27,19 @@ export class FleetScripts {
   readonly #redis: RedisConnection
   readonly #base: string
   readonly #now: (() => number) | undefined
+  readonly #scripts: ReadonlyMap<ScriptName, Script>
 
   /** `base` begins the name of each key, and has a hash tag. `now`: in the place of the time of Redis. */
   constructor (redis: RedisConnection, base: string, now: (() => number) | undefined) {
     this.#redis = redis
     this.#base = base
     this.#now = now
+    this.#scripts = loaded ??= new Map(names.map(name => [name, load(name)]))
   }
 
   /** @throws BerthError unavailable `redis_unavailable`; it may have been carried out then. */
   async run<T> (name: ScriptName, args: readonly ScriptArgument[]): Promise<T> {
-    const { sha, source } = scriptOf(name)
+    const { sha, source } = this.#scripts.get(name)!
     const time = this.#now === undefined ? '' : Math.floor(this.#now())
     return await this.#redis.run(async client => {
       try {
@@ -50,16 +52,8 @@ export class FleetScripts {
   }
 }
 
-/** Each is put together once in a process, whoever has a queue. */
-const loaded = new Map<ScriptName, Script>()
-
-function scriptOf (name: ScriptName): Script {
-  const known = loaded.get(name)
-  if (known !== undefined) return known
-  const script = load(name)
-  loaded.set(name, script)
-  return script
-}
+/** Once in a process, however many queues it has. */
+let loaded: ReadonlyMap<ScriptName, Script> | undefined
 
 function load (name: ScriptName): Script {
   const source = [...partsOf[name] ?? parts, name].map(read).join('\n')
