@@ -1,4 +1,4 @@
-import { credentials, makeClientConstructor, Metadata, setLogVerbosity, logVerbosity, status, type ChannelCredentials, type ChannelOptions, type Client, type ClientUnaryCall, type ServiceError } from '@grpc/grpc-js'
+import { credentials, makeClientConstructor, Metadata, setLogVerbosity, logVerbosity, status, type ChannelCredentials, type ChannelOptions, type Client, type ClientUnaryCall, type ServiceClientConstructor, type ServiceError } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
@@ -112,12 +112,19 @@ export class GatewayChannel {
   }
 
   #connect (): WorkerStub {
-    // Numbers that a double does not hold are found by those who read them.
-    const definition = loadSync(protoPath, { defaults: true, longs: Number })['worker.WorkerService']
-    const Stub = makeClientConstructor(definition as never, 'WorkerService')
+    Stub ??= makeStub()
     this.#stub = new Stub(this.#options.target, this.#credentials, channelOptions) as unknown as WorkerStub
     return this.#stub
   }
+}
+
+/** Made once: reading the protocol takes longer than a call. */
+let Stub: ServiceClientConstructor | undefined
+
+function makeStub (): ServiceClientConstructor {
+  // Numbers that a double does not hold are found by those who read them.
+  const definition = loadSync(protoPath, { defaults: true, longs: Number })['worker.WorkerService']
+  return makeClientConstructor(definition as never, 'WorkerService')
 }
 
 /** The gRPC code of what a call has failed with; undefined where it did not come to a call. */
