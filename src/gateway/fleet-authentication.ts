@@ -19,9 +19,8 @@ declare module 'fastify' {
 export interface FleetAuthenticationOptions {
   tokens: { verify: (token: string) => Promise<FleetPrincipal | undefined> }
   /** Called with each request whose owner is known, before anything is done for it. May refuse by throwing. */
-  onKnown: (request: FastifyRequest, principal: FleetPrincipal) => Promise<void>
-  /** Before a token is looked at, and when it turned out to be nobody's. Each may refuse by throwing. */
-  onToken: (request: FastifyRequest, token: string) => void
+  onKnown: (request: FastifyRequest) => void
+  /** Called when there is no token, or it is nobody's; likewise. */
   onUnknown: (request: FastifyRequest) => Promise<void>
 }
 
@@ -50,7 +49,6 @@ export function addFleetAuthentication (app: FastifyInstance, options: FleetAuth
         ? new BerthError('unauthenticated', 'token_missing', 'a token is needed: send Authorization: Bearer <token>; the admin token lies in the file of --token-file')
         : new BerthError('unauthenticated', 'token_invalid', 'the Authorization header must be: Bearer <token>')
     }
-    options.onToken(request, token)
     const principal = await options.tokens.verify(token)
     if (!principal) {
       await options.onUnknown(request)
@@ -59,7 +57,7 @@ export function addFleetAuthentication (app: FastifyInstance, options: FleetAuth
       throw unknownToken()
     }
     request.fleetPrincipal = principal
-    await options.onKnown(request, principal)
+    options.onKnown(request)
     if (!isPublic) checkFleetScope(principal, request)
   })
 }

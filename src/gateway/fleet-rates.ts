@@ -8,8 +8,6 @@ export interface FleetRatesOptions {
   redis: RedisConnection
   /** Requests per second and token; 0 is no limit. */
   perSecond: number
-  /** Whether a token is known to be good without asking anybody. */
-  isRemembered: (token: string) => boolean
 }
 
 type Limiter = ReturnType<FastifyInstance['createRateLimit']>
@@ -17,7 +15,7 @@ type Limiter = ReturnType<FastifyInstance['createRateLimit']>
 const failureWindowMs = 60_000
 /** A person who mistypes, or a client that was not told of a new token, stays below it. */
 const failuresPerWindow = 60
-const maxShutOut = 10_000
+const maxRemembered = 10_000
 
 /**
  * Counts in Redis, a window of a second for each token. Where Redis does not answer, requests pass: what they ask for needs Redis
@@ -27,6 +25,8 @@ export class FleetRates {
   readonly #options: FleetRatesOptions
   /** Addresses that were wrong too often, and until when, by performance.now(). */
   readonly #shutOut = new Map<string, number>()
+  /** Ids of tokens that asked too often, likewise. */
+  readonly #limited = new Map<string, number>()
   #requests: Limiter | undefined
   #failures: Limiter | undefined
 
@@ -44,36 +44,43 @@ export class FleetRates {
     })
   }
 
-  /** Counts a request of somebody known. @throws BerthError exhausted `rate_limited`. */
-  async count (request: FastifyRequest): Promise<void> {
-    const outcome = await this.#ask(this.#requests, request)
-    if (outcome?.isExceeded) throw limited(`this token may ask ${outcome.max} times a second; ask less often, or put more into one request`, outcome.ttl)
+  /**
+   * Counts a request of somebody known, and does not wait until Redis has: that would make each call longer. So a few more than allowed
+   * get through, those that are under way when the limit is reached.
+   * @throws BerthError exhausted `rate_limited`.
+   */
+  count (request: FastifyRequest): void {
+    const id = request.fleetPrincipal?.id ?? ''
+    const ttl = (this.#limited.get(id) ?? 0) - performance.now()
+    if (ttl > 0) throw limited(`this token may ask ${this.#options.perSecond} times a second; ask less often, or put more into one request`, ttl)
+    void this.#ask(this.#requests, request).then(outcome => { if (outcome?.isExceeded) remember(this.#limited, id, outcome.ttl) })
   }
 
-  /** Refuses addresses that were wrong too often, unless the token is one that is known. @throws BerthError exhausted `rate_limited`. */
-  check (request: FastifyRequest, token: string): void {
-    const untilMs = this.#shutOut.get(request.ip)
-    if (untilMs === undefined) return
-    const ttl = untilMs - performance.now()
-    if (ttl <= 0) this.#shutOut.delete(request.ip)
-    else if (!this.#options.isRemembered(token)) throw tooManyFailures(ttl)
-  }
-
-  /** Counts a request without a good token. @throws BerthError exhausted `rate_limited`. */
+  /**
+   * Counts a request without a good token. Those with one are let in from the same address all the same: many may be behind it.
+   * @throws BerthError exhausted `rate_limited`.
+   */
   async countFailure (request: FastifyRequest): Promise<void> {
+    const ttl = (this.#shutOut.get(request.ip) ?? 0) - performance.now()
+    if (ttl > 0) throw tooManyFailures(ttl)
     const outcome = await this.#ask(this.#failures, request)
     if (!outcome?.isExceeded) return
-    if (this.#shutOut.size >= maxShutOut) this.#shutOut.clear()
-    this.#shutOut.set(request.ip, performance.now() + outcome.ttl)
+    remember(this.#shutOut, request.ip, outcome.ttl)
     throw tooManyFailures(outcome.ttl)
   }
 
   async #ask (limiter: Limiter | undefined, request: FastifyRequest) {
     // Not even for as long as a call may take.
     if (limiter === undefined || !this.#options.redis.isReady) return undefined
+    // Never fails: see skipOnError.
     const outcome = await limiter(request)
     return outcome.isAllowed ? undefined : outcome
   }
+}
+
+function remember (until: Map<string, number>, key: string, ttlMs: number): void {
+  if (until.size >= maxRemembered) until.clear()
+  until.set(key, performance.now() + ttlMs)
 }
 
 function tooManyFailures (ttlMs: number): BerthError {

@@ -76,14 +76,6 @@ export class FleetTokens {
     return { id: stored.id, scope: stored.scope, ...stored.pools ? { pools: stored.pools } : {} }
   }
 
-  /** Whether verifying a token asks Redis nothing at the moment. */
-  isRemembered (token: string): boolean {
-    const hash = hashOf(token)
-    if (timingSafeEqual(hash, this.#adminHash)) return true
-    const belief = this.#beliefs.get(hash.toString('hex'))
-    return belief?.token !== undefined && belief.untilMs > performance.now()
-  }
-
   /** Makes a token. It is told only here. @throws BerthError exhausted `too_many_tokens`. */
   async create ({ name, scope, pools, expiresInMs }: FleetTokenCreate): Promise<FleetToken> {
     const secret = `berth_${randomBytes(secretBytes).toString('base64url')}`

@@ -88,12 +88,11 @@ export function buildGatewayApp (options: GatewayAppOptions): FastifyInstance {
   addManners(app)
   addClosing(app, { ending, closing, reason: gatewayStopping })
   addErrorAnswers(app, { closing, bodyBytes: limits.bodyBytes })
-  const rates = new FleetRates({ redis: services.redis, perSecond: options.rateLimit, isRemembered: token => services.tokens.isRemembered(token) })
+  const rates = new FleetRates({ redis: services.redis, perSecond: options.rateLimit })
   rates.addTo(app)
   addFleetAuthentication(app, {
     tokens: services.tokens,
-    onKnown: async request => await rates.count(request),
-    onToken: (request, token) => rates.check(request, token),
+    onKnown: request => rates.count(request),
     onUnknown: async request => await rates.countFailure(request),
   })
   addBodyDeadline(app, limits.requestTimeoutMs)

@@ -122,14 +122,15 @@ export class WorkerRegistry implements Workers {
 
   async #listOf (asked: readonly string[]): Promise<WorkerRecord[]> {
     if (asked.length === 0) return []
-    const [nowMs, ids] = await rollScript.run(this.#redis, [this.#poolsKey, ...asked.map(name => this.#poolKey(name))], [this.#keepMs, ...asked]) as [number, string[]]
+    const [nowMs, found] = await rollScript.run(this.#redis, [this.#poolsKey, ...asked.map(name => this.#poolKey(name))], [this.#keepMs, ...asked]) as [number, string[]]
+    // One that moves just then may be in the sets of two pools.
+    const ids = [...new Set(found)]
     const workers: WorkerRecord[] = []
     for (let from = 0; from < ids.length; from += batchSize) {
       const some = ids.slice(from, from + batchSize)
       const answers = await this.#redis.run(client => runBatch(client, some.map(id => ['HMGET', this.#key(id), ...recordFields])))
       for (const [index, values] of answers.entries()) {
         const worker = readWorker(some[index]!, values as Array<string | null>, nowMs - this.#lostAfterMs)
-        // One that has just moved is in the set of another pool.
         if (worker && asked.includes(worker.pool)) workers.push(worker)
       }
     }

@@ -4,5 +4,5 @@ import type { RedisConnection } from '../../../../src/services/redis/redis-types
 
 export function absentRedis (): RedisConnection {
   const away = async (): Promise<never> => { throw new BerthError('unavailable', 'redis_unavailable', 'Redis does not serve') }
-  return { prefix: 'test', isReady: false, client: {} as never, run: away, another: () => { throw new Error('not here') }, onReady: () => () => {}, close: async () => {} }
+  return { prefix: 'test', isReady: false, client: { defineCommand: () => {} } as never, run: away, another: () => { throw new Error('not here') }, onReady: () => () => {}, close: async () => {} }
 }
