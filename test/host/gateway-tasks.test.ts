@@ -4,6 +4,7 @@ import { test } from 'node:test'
 import { fetch } from 'undici'
 import { pollUntil } from '../../src/lib/poll.ts'
 import type { Task, TaskPage } from '../../src/schemas/task.ts'
+import { deliveryId } from '../../src/services/tasks/delivery-id.ts'
 import { startJoinedHost } from '../support/joined-host.ts'
 
 const MiB = 1024 ** 2
@@ -78,9 +79,12 @@ test('tasks of a fleet by way of its gateway', async t => {
 
   await t.test('once the host is gone, its output comes from the buffer', async () => {
     const task = await create('echo one; printf "two …\\n\\nunfinished" >&2')
-    await wait(task.id)
+    const { attempts } = await wait(task.id)
     const text = await read(task.id, 'stream=stderr')
     assert.equal(text, 'two …\n\nunfinished')
+    const local = deliveryId({ taskId: task.id, fence: Number(attempts[0]?.logCursor?.split('.')[0]) })
+    const isShipped = async () => (await daemon.request<Task>('GET', `/v1/tasks/${local}`)).body.outputStates?.every(({ status }) => status === 'complete') === true
+    assert.ok(await pollUntil(isShipped, withinMs))
     await daemon.end('SIGKILL')
     assert.ok(await pollUntil(async () => await read(task.id, 'stream=stderr') === text, withinMs))
     assert.equal(await read(task.id, 'stream=stdout&follow'), 'one\n')
