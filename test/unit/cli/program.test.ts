@@ -8,14 +8,16 @@ import { buildProgram } from '../../../src/cli/program.ts'
 import { describeSize, describeSpan, parseDuration, parseSize } from '../../../src/cli/units.ts'
 import { closingPipe, id, refuse, run, sandbox, start, startFakeDaemon } from './fake-daemon.ts'
 
-test('serve and doctor get what was typed, and nothing else', async () => {
+test('serve, gateway and doctor get what was typed, and nothing else', async () => {
   const seen: unknown[] = []
   const keep = async (options: object) => seen.push(options)
-  const other = { serve: keep, doctor: keep }
+  const other = { serve: keep, gateway: keep, doctor: keep }
   assert.equal((await run(undefined, ['serve'], other)).exitCode, 1)
   await run(undefined, ['serve', '--state-dir', '/s', '--run-dir', '/r', '--listen', '127.0.0.1:0', '--socket', '/x', '--stop-sandboxes', '--reclaim-and-exit'], other)
+  await run(undefined, ['gateway', '--redis', 'redis://r', '--listen', 'a:1', '--grpc', 'a:2', '--token-file', '/t'], other)
   await run(undefined, ['doctor', '--json', '--no-self-test'], other)
-  assert.deepEqual(seen, [{}, { stateDir: '/s', runDir: '/r', listen: '127.0.0.1:0', socket: '/x', stopSandboxes: true, reclaimAndExit: true }, { selfTest: false, json: true }])
+  const gateway = { redis: 'redis://r', listen: 'a:1', grpc: 'a:2', tokenFile: '/t' }
+  assert.deepEqual(seen, [{}, { stateDir: '/s', runDir: '/r', listen: '127.0.0.1:0', socket: '/x', stopSandboxes: true, reclaimAndExit: true }, gateway, { selfTest: false, json: true }])
 })
 
 test('usage errors say what is wrong, where help is, and end with 125', async () => {
