@@ -36,7 +36,7 @@ export class WorkerFigures {
   missedHeartbeats = 0
 }
 
-export const taskRequests = { cpuMillis: 100, memoryBytes: 16 * 1024 ** 2 }
+export const taskRequests = { cpuMillis: 100, memoryBytes: 64 * 1024 ** 2 }
 
 /** As of hosts (task-puller.ts). */
 const maxBatch = 16
