@@ -1,6 +1,6 @@
 /**
  * npm run bench [SCENARIO…] [-- --n 15] [--only echo,exec,…] [--parts queue,…] [--quick] [--json]: ours, bare runsc, and podman's REST API where installed, interleaved
- * in one run; all scenarios but images, network, tasks and inside, which take minutes, when none is named. --parts: of tasks or inside. --quick: a tenth of what is
+ * in one run; all scenarios but images, network, tasks, inside and fleet, which take minutes, when none is named. --parts: of tasks, inside or fleet. --quick: a tenth of what is
  * printed, sent and typed inside. A wrong result anywhere fails it. Whatever it made is removed, also on Ctrl-C.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -14,6 +14,7 @@ import { BerthDaemon, readTemplate } from './berth-daemon.ts'
 import type { Contestant } from './contestant.ts'
 import { measureAdoption, measureConcurrentStarts, measureList, measureMemory } from './fleet-scenarios.ts'
 import { judgeImages, printImages } from './images-report.ts'
+import { fleetParts, measureFleet, type FleetPart } from './fleet.ts'
 import { measureImages, type ImageOutcome } from './images.ts'
 import { insideParts, measureInside, type InsidePart } from './inside.ts'
 import { readMachineFacts } from './machine.ts'
@@ -24,7 +25,7 @@ import { judge, printMachine, printTable, type Row } from './report.ts'
 import { measureTasks, taskParts, type TaskOutcome, type TaskPart } from './tasks.ts'
 import { measureDelete, measureEcho, measureExec } from './single-scenarios.ts'
 
-const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption', 'images', 'network', 'tasks', 'inside'] as const
+const scenarioNames = ['echo', 'exec', 'delete', 'concurrent', 'list', 'memory', 'adoption', 'images', 'network', 'tasks', 'inside', 'fleet'] as const
 type ScenarioName = typeof scenarioNames[number]
 
 const wholeDeadlineMs = 30 * 60_000
@@ -32,7 +33,7 @@ const defaultRounds = 15
 const fleetRounds = 3
 // A round of the images fetches one whole, ours and others', for minutes: only for whoever asks for it.
 const defaultImageRounds = 3
-const onlyByName: readonly ScenarioName[] = ['images', 'network', 'tasks', 'inside']
+const onlyByName: readonly ScenarioName[] = ['images', 'network', 'tasks', 'inside', 'fleet']
 
 interface Options {
   n: number
@@ -40,6 +41,7 @@ interface Options {
   only: readonly ScenarioName[]
   parts: readonly TaskPart[]
   insideParts: readonly InsidePart[]
+  fleetParts: readonly FleetPart[]
   isQuick: boolean
   isJson: boolean
 }
@@ -55,15 +57,17 @@ function readOptions (): Options {
   const unknown = named.filter(name => !scenarioNames.includes(name))
   if (unknown.length > 0) throw new Error(`scenarios are ${scenarioNames.join(',')}; there is no ${unknown.join(', ')}`)
   const only = named.length > 0 ? named : scenarioNames.filter(name => !onlyByName.includes(name))
-  const parts = values.parts?.split(',') ?? [...taskParts, ...insideParts]
-  const unknownParts = parts.filter(part => ![...taskParts, ...insideParts].some(known => known === part))
-  if (unknownParts.length > 0) throw new Error(`parts of tasks are ${taskParts.join(',')}, those of inside ${insideParts.join(',')}; there is no ${unknownParts.join(', ')}`)
+  const knownParts = [...taskParts, ...insideParts, ...fleetParts]
+  const parts = values.parts?.split(',') ?? knownParts
+  const unknownParts = parts.filter(part => !knownParts.some(known => known === part))
+  if (unknownParts.length > 0) throw new Error(`parts of tasks are ${taskParts.join(',')}, those of inside ${insideParts.join(',')}, those of fleet ${fleetParts.join(',')}; there is no ${unknownParts.join(', ')}`)
   return {
     n,
     imageRounds: values.n === undefined ? defaultImageRounds : n,
     only,
     parts: taskParts.filter(part => parts.includes(part)),
     insideParts: insideParts.filter(part => parts.includes(part)),
+    fleetParts: fleetParts.filter(part => parts.includes(part)),
     isQuick: values.quick,
     isJson: values.json,
   }
@@ -159,6 +163,11 @@ async function compareInside ({ options: { n: rounds, insideParts: parts, isQuic
   return await measureInside({ parts, rounds, isQuick, dir: join(dir, 'inside'), stack, programs: { runsc: programs.runsc ?? '' }, signal, progress })
 }
 
+async function compareFleet ({ options: { n: rounds, fleetParts: parts, only }, stack, dir, signal, progress }: Bench): Promise<TaskOutcome | undefined> {
+  if (!only.includes('fleet')) return undefined
+  return await measureFleet({ parts, rounds, dir: join(dir, 'fleet'), stack, signal, progress })
+}
+
 async function startDaemon ({ stack, dir }: Bench, name: string): Promise<BerthDaemon> {
   const daemon = new BerthDaemon(join(dir, name))
   stack.defer(`the daemon ${name}`, () => daemon.close())
@@ -190,8 +199,10 @@ async function main (): Promise<number> {
     const taskRows = tasks ? judgeClaims(tasks.claims) : []
     const inside = await compareInside(bench)
     const insideRows = inside ? judgeClaims(inside.claims) : []
+    const fleet = await compareFleet(bench)
+    const fleetRows = fleet ? judgeClaims(fleet.claims) : []
     if (options.isJson) {
-      process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes, image: images?.image, images: imageRows, networks: networkRows, tasks: taskRows, taskNotes: tasks?.notes, inside: insideRows, insideNotes: inside?.notes }, null, 2)}\n`)
+      process.stdout.write(`${JSON.stringify({ machine, n: options.n, podman, outcomes, image: images?.image, images: imageRows, networks: networkRows, tasks: taskRows, taskNotes: tasks?.notes, inside: insideRows, insideNotes: inside?.notes, fleet: fleetRows, fleetNotes: fleet?.notes }, null, 2)}\n`)
       return 0
     }
     if (outcomes.length > 0) printTable(outcomes, podman)
@@ -199,6 +210,7 @@ async function main (): Promise<number> {
     if (networkRows.length > 0) printClaims('networks: measured in namespaces of their own; every time is of the same run, those that are compared take turns', networkRows)
     if (tasks) printClaims(`tasks: what is compared takes turns; ${tasks.notes.join('; ')}`, taskRows)
     if (inside) printClaims(`inside: what is compared takes turns; ${inside.notes.join('; ')}`, insideRows)
+    if (fleet) printClaims(`fleet: what is compared takes turns; ${fleet.notes.join('; ')}`, fleetRows)
     return 0
   } finally {
     progress('cleaning up')

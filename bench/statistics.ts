@@ -11,3 +11,8 @@ export function quantile (values: readonly number[], share: number): number {
   const above = sorted[Math.ceil(place)] ?? NaN
   return below + (above - below) * (place - Math.floor(place))
 }
+
+/** Milliseconds by a clock that all processes of a machine share, and that goes on evenly. */
+export function monotonicMs (): number {
+  return Number(process.hrtime.bigint()) / 1e6
+}

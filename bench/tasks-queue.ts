@@ -102,7 +102,7 @@ async function inLanes (count: number, work: (index: number) => Promise<void>): 
 }
 
 /** What is queued: about as much for both. */
-function taskLike (index: number): TaskSpec {
+export function taskLike (index: number): TaskSpec {
   return {
     image: 'berth/base',
     entrypoint: ['sh', '-c', `echo ${index}`],

@@ -69,7 +69,12 @@ export async function runFleetSimulation (t: Teardown, options: SimulationOption
   const startedMs = performance.now()
   const crowd = Array.from({ length: processes }, (_, index) => new WorkersProcess(t, {
     names: names.filter((_, at) => at % processes === index),
-    redisUrl: redis.url, pool, slots, taskMs, leaseMs, gateway: { target: gateway.grpcTarget, tokenFile: gateway.tokenFile },
+    redisUrl: redis.url,
+    pool,
+    slots,
+    taskMs,
+    leaseMs,
+    gateway: { target: gateway.grpcTarget, tokenFile: gateway.tokenFile },
   }))
   await Promise.all(crowd.map(one => one.ready()))
   const registeredMs = performance.now() - startedMs

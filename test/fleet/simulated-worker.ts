@@ -103,11 +103,14 @@ export class SimulatedWorker {
         deregister: client.deregister.bind(client),
         heartbeat: async (...call) => {
           const startedMs = performance.now()
-          figures.missedHeartbeats++
-          const wish = await client.heartbeat(...call)
-          figures.missedHeartbeats--
-          figures.heartbeats.push(performance.now() - startedMs)
-          return wish
+          try {
+            return await client.heartbeat(...call)
+          } catch (error) {
+            if (!this.#isClosed) figures.missedHeartbeats++
+            throw error
+          } finally {
+            figures.heartbeats.push(performance.now() - startedMs)
+          }
         },
       },
       hostId,

@@ -14,7 +14,7 @@ export interface WorkersTask extends Pick<SimulatedWorkerOptions, 'pool' | 'slot
 
 export type WorkersNews = { kind: 'ready' } | { kind: 'settled', count: number } | ({ kind: 'figures' } & Omit<WorkerFigures, 'kind'>)
 
-const lookEveryMs = 50
+const lookEveryMs = 20
 
 const { names, redisUrl, ...common } = JSON.parse(process.argv[2] ?? '') as WorkersTask
 const redis = await openRedis({ url: redisUrl, prefix: 'airstore', passwordFile: '', caFile: '', certFile: '', keyFile: '' })
