@@ -55,7 +55,7 @@ const packageHomes: readonly { packages: readonly string[], parts: readonly stri
   { packages: ['@xterm/headless'], parts: ['services'] },
   { packages: ['@xterm/addon-serialize'], parts: ['services', 'ui'] },
   { packages: ['@grpc/'], parts: ['worker', 'gateway'] },
-  { packages: ['ioredis'], parts: ['services'] },
+  { packages: ['ioredis', '@opentelemetry/'], parts: ['services'] },
 ]
 
 const maximumLines = 400

@@ -11,6 +11,7 @@ import { fileRoutes, type Files } from './routes/files.ts'
 import { hostRoutes, type HostRouteOptions } from './routes/host.ts'
 import { addErrorAnswers, hostStopping } from './routes/http-errors.ts'
 import { addHttpMetrics } from './routes/http-metrics.ts'
+import { addHttpTraces } from './routes/http-traces.ts'
 import { addClosing, addManners, createHttpServer, defaultHttpLimits, type HttpLimits, type HttpServerOptions } from './routes/http-server.ts'
 import { addIdempotency, type IdempotencyKeys } from './routes/idempotency.ts'
 import { imageRoutes, type Images } from './routes/images.ts'
@@ -22,6 +23,7 @@ import { probeRoutes, type ProbeRouteOptions } from './routes/probes.ts'
 import { addAllMethods, previewRoutes, type PreviewGate } from './routes/preview.ts'
 import { sandboxRoutes, type Sandboxes } from './routes/sandboxes.ts'
 import { sandboxTokenRoutes, type SandboxTokens } from './routes/sandbox-tokens.ts'
+import { noTracing, type Tracing } from './services/tracing/tracing.ts'
 import { taskRoutes, type Tasks } from './routes/tasks.ts'
 import { terminalRoutes } from './routes/terminals.ts'
 import { ticketRoutes, type Tickets } from './routes/tickets.ts'
@@ -71,6 +73,7 @@ export interface AppOptions {
   services: AppServices
   logger: FastifyBaseLogger
   version: string
+  tracing?: Tracing
   limits?: Partial<AppLimits>
   /** Whether a connection needs no token (the unix socket). */
   isTrusted?: (socket: Socket) => boolean
@@ -108,6 +111,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
   addUpgrades(app, upgrades)
 
   addHttpMetrics(app, services.metrics)
+  addHttpTraces(app, options.tracing ?? noTracing)
   addManners(app)
   addClosing(app, { ending, closing, reason: hostStopping })
   addErrorAnswers(app, { closing, bodyBytes: limits.bodyBytes })

@@ -43,11 +43,13 @@ import { UsageReader } from './services/sandboxes/usage-reader.ts'
 import type { TerminalManager } from './services/terminals/terminal-manager.ts'
 import { TicketStore } from './services/tokens/ticket-store.ts'
 import { TokenStore } from './services/tokens/token-store.ts'
+import type { Tracing } from './services/tracing/tracing.ts'
 
 export interface DaemonOptions {
   config: Config
   logger: Logger
   version: string
+  tracing?: Tracing
   /** Other set-up steps in the place of the usual ones; fault injection wraps them. */
   wrapSteps?: (steps: SandboxStep[]) => SandboxStep[]
 }
@@ -85,7 +87,7 @@ export async function startDaemon (options: DaemonOptions): Promise<Daemon> {
 }
 
 async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daemon> {
-  const { config, logger, version } = options
+  const { config, logger, version, tracing } = options
   const places = new HostPlaces(config)
   await places.make()
   await stack.acquire('state lock', () => LockFile.acquire(places.lockPath, `the state directory ${config.stateDir}`), lock => lock.release())
@@ -195,7 +197,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
   stack.defer('files', () => files.close())
   metrics.countSandboxes(sandboxes)
   const tasks: WiredTasks = await stack.acquire('tasks', async () => wireTasks({
-    config, places, hostId, logger, events, logs, sandboxes, runtimes: runtimes.byName, network: network.manager, registry: metrics.registry, redis: connections.redis,
+    config, places, hostId, logger, events, logs, sandboxes, runtimes: runtimes.byName, network: network.manager, registry: metrics.registry, redis: connections.redis, tracing,
   }), wired => wired.close())
   const networkMetrics = createNetworkMetrics(metrics.registry, {
     counters: () => network.denials(),
@@ -270,6 +272,7 @@ async function wire (options: DaemonOptions, stack: ResourceStack): Promise<Daem
     config,
     logger,
     version,
+    tracing,
     db,
     stack,
     network,

@@ -12,33 +12,58 @@ const { version } = JSON.parse(readFileSync(new URL('../package.json', import.me
 process.umask(0o022)
 
 async function serve (flags: ServeOptions): Promise<number> {
-  const [{ readConfig }, { startDaemon }] = await Promise.all([import('./config.ts'), import('./daemon.ts')])
+  const [{ readConfig }, { startDaemon }, { ServiceManager }] = await Promise.all([import('./config.ts'), import('./daemon.ts'), import('./host/service-manager.ts')])
   const config = readConfig({ ...flags }, process.env)
   const logger = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination({ dest: 2, sync: true }))
-  const daemon = await startDaemon({ config, logger, version })
+  const tracing = await openTraces('berth', logger)
+  const daemon = await startDaemon({ config, logger, version, tracing })
   if (config.reclaimAndExit) return 0
+  const manager = new ServiceManager({ environment: process.env, onError: error => logger.warn({ err: error }, 'the service manager could not be told') })
+  manager.startWatchdog()
+  manager.notifyReady(`listening at ${daemon.url}`)
   logger.info({ url: daemon.url, socketPath: daemon.socketPath, tokenPath: daemon.tokenPath }, 'berth is ready')
   process.stdout.write(`berth listens at ${daemon.url} and ${daemon.socketPath}; the admin token is in ${daemon.tokenPath}\n`)
-  return await untilEnded(config.shutdownGraceMs + (config.stopSandboxes ? config.shutdownTimeoutMs : 0) + 60_000, logger, 'the daemon', daemon)
+  const endsWithinMs = config.shutdownGraceMs + (config.stopSandboxes ? config.shutdownTimeoutMs : 0) + 60_000
+  return await untilEnded(endsWithinMs, { logger, name: 'the daemon', parts: [daemon, tracing], onSignal: () => manager.notifyStopping(endsWithinMs) })
 }
 
 async function gateway (flags: GatewayOptions): Promise<number> {
-  const [{ readGatewayConfig }, { startGateway }] = await Promise.all([import('./gateway-config.ts'), import('./gateway.ts')])
+  const [{ readGatewayConfig }, { startGateway }, { ServiceManager }] = await Promise.all([import('./gateway-config.ts'), import('./gateway.ts'), import('./host/service-manager.ts')])
   const config = readGatewayConfig({ ...flags }, process.env)
   const logger = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination({ dest: 2, sync: true }))
-  const running = await startGateway({ config, logger, version })
+  const tracing = await openTraces('berth-gateway', logger)
+  const running = await startGateway({ config, logger, version, tracing })
+  const manager = new ServiceManager({ environment: process.env, onError: error => logger.warn({ err: error }, 'the service manager could not be told') })
+  manager.startWatchdog()
+  manager.notifyReady(`listening at ${running.url}`)
   logger.info({ url: running.url, grpcTarget: running.grpcTarget, tokenPath: config.tokenFile }, 'the gateway is ready')
   process.stdout.write(`berth gateway listens at ${running.url} and, for hosts, at ${running.grpcTarget}; the admin token is in ${config.tokenFile}\n`)
-  return await untilEnded(config.shutdownGraceMs + 60_000, logger, 'the gateway', running)
+  const endsWithinMs = config.shutdownGraceMs + 60_000
+  return await untilEnded(endsWithinMs, { logger, name: 'the gateway', parts: [running, tracing], onSignal: () => manager.notifyStopping(endsWithinMs) })
+}
+
+interface Ending {
+  logger: Logger
+  name: string
+  /** Closed in this order. */
+  parts: Array<{ close: () => Promise<void> }>
+  onSignal: () => void
+}
+
+/** Traces as the environment wants them. */
+async function openTraces (serviceName: string, logger: Logger) {
+  const [{ readTracingSettings }, { openTracing }] = await Promise.all([import('./services/tracing/tracing-settings.ts'), import('./services/tracing/tracing.ts')])
+  return await openTracing({ ...readTracingSettings(process.env, serviceName), version, logger })
 }
 
 /** Until a signal, or an error that nobody has caught, ends it. */
-async function untilEnded (delay: number, logger: Logger, name: string, part: { close: () => Promise<void> }): Promise<number> {
+async function untilEnded (delay: number, { logger, name, parts, onSignal }: Ending): Promise<number> {
   return await new Promise<number>(resolve => {
     closeWithGrace({ delay, logger: { error: (text: string) => { logger.error(text) } } }, async ({ err, signal }) => {
       if (err) logger.fatal({ err }, `${name} ends because of an error`)
       else logger.info({ signal }, `${name} ends`)
-      await part.close()
+      onSignal()
+      for (const part of parts) await part.close()
       resolve(err ? 1 : 0)
     })
   })

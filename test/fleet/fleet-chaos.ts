@@ -116,6 +116,7 @@ async function disturb ({ world, nodes, random, chaosMs, leaseMs, onEvent }: Dis
     away.delete(name)
   }
   const part = async (a: string, b: string, ms: number) => {
+    if (a === b) return
     partitions++
     onEvent(`${a} and ${b} are parted for ${ms} ms`)
     await world.part(a, b)
@@ -123,13 +124,18 @@ async function disturb ({ world, nodes, random, chaosMs, leaseMs, onEvent }: Dis
     await world.join(a, b)
   }
   const everyone = [...gateways, ...fakeHosts, ...realHosts]
+  const begin = (work: Promise<void>) => {
+    // It is thrown when all of them are waited for.
+    work.catch(() => {})
+    mending.push(work)
+  }
   for (const until = performance.now() + chaosMs; performance.now() < until; await delay(between(random, 200, 900))) {
     const draw = between(random, 0, 99)
-    if (draw < 15) mending.push(kill(pick(random, gateways), between(random, 0, 3000)))
-    else if (draw < 40) mending.push(kill(pick(random, fakeHosts), between(random, 0, 2 * leaseMs)))
-    else if (draw < 47) mending.push(kill(pick(random, realHosts), between(random, 0, 2000)))
-    else if (draw < 55) mending.push(kill('redis', between(random, 0, 3000)))
-    else mending.push(part(pick(random, everyone), pick(random, draw < 85 ? ['redis'] : gateways), between(random, 200, 2 * leaseMs)))
+    if (draw < 15) begin(kill(pick(random, gateways), between(random, 0, 3000)))
+    else if (draw < 40) begin(kill(pick(random, fakeHosts), between(random, 0, 2 * leaseMs)))
+    else if (draw < 47) begin(kill(pick(random, realHosts), between(random, 0, 2000)))
+    else if (draw < 55) begin(kill('redis', between(random, 0, 3000)))
+    else begin(part(pick(random, everyone), pick(random, draw < 85 ? ['redis'] : gateways), between(random, 200, 2 * leaseMs)))
   }
   await Promise.all(mending)
   await world.joinAll()

@@ -7,6 +7,8 @@ import type { StopOptions } from '../sandboxes/lifecycle-parts.ts'
 import type { SandboxLifecycle } from '../sandboxes/sandbox-lifecycle.ts'
 import type { SandboxManager } from '../sandboxes/sandbox-manager.ts'
 import { waitForStatus } from '../sandboxes/sandbox-wait.ts'
+import { activeSpan, inChildSpan } from '../tracing/span.ts'
+import type { Tracing } from '../tracing/tracing.ts'
 import { verdictOfDrain, verdictOfEnd, verdictOfLoss, verdictOfRefusal, type Verdict } from './task-outcome.ts'
 import type { Claim, Room, TaskQueue } from './task-queue.ts'
 import type { TaskRecord } from './task-record.ts'
@@ -20,6 +22,7 @@ export interface TaskRunParts {
   /** The log of the task may be written to from now on, or its status has changed. */
   onChange: (task: TaskRecord) => void
   logger: Logger
+  tracing?: Tracing
 }
 
 const cancelGraceMs = 10_000
@@ -56,7 +59,7 @@ export class TaskRun {
   /** Runs it to its end; never rejects. `onStarted` is called when its sandbox runs. */
   async run (onStarted: () => void): Promise<void> {
     try {
-      await this.#run(onStarted)
+      await this.#traced(() => this.#run(onStarted))
     } catch (error) {
       if (!this.#closing.signal.aborted) this.#log('error', { err: error }, 'a task could not be run')
     }
@@ -93,10 +96,23 @@ export class TaskRun {
     this.#stop()
   }
 
+  async #traced (work: () => Promise<void>): Promise<void> {
+    const { tracing } = this.#parts
+    if (!tracing?.isOn) return await work()
+    const { taskId, fence, task: { attempt, spec } } = this.claim
+    await tracing.inSpan('task.run', {
+      'berth.task.id': spec.fleet?.taskId ?? taskId,
+      'berth.task.local_id': taskId,
+      'berth.task.fence': spec.fleet?.fence ?? fence,
+      'berth.task.attempt': spec.fleet?.attempt ?? attempt,
+      'berth.task.pool': spec.pool,
+    }, spec.traceparent, work)
+  }
+
   async #run (onStarted: () => void): Promise<void> {
     const verdict = await this.#reachEnd(onStarted)
     if (this.#closing.signal.aborted) return
-    if (!this.#isAbandoned) await this.#report(verdict)
+    if (!this.#isAbandoned) await inChildSpan(activeSpan(), 'task.report', () => this.#report(verdict))
     const id = this.#sandbox?.record.id
     if (id !== undefined) await this.#parts.sandboxes.removeOfTask(id)
   }
@@ -108,16 +124,18 @@ export class TaskRun {
     if (!found && this.#isCancelled) return verdictOfRefusal(undefined, { isCancelled: true })
     if (!found && this.#drainGraceMs !== undefined) return verdictOfDrain()
     try {
-      this.#sandbox = found ?? await this.#create()
+      this.#sandbox = found ?? await inChildSpan(activeSpan(), 'sandbox.create', () => this.#create())
     } catch (error) {
       return verdictOfRefusal(error, { isCancelled: this.#isCancelled })
     }
     this.isStarting = false
     onStarted()
-    const { record } = this.#sandbox
+    const sandbox = this.#sandbox
+    const { record } = sandbox
+    activeSpan()?.set({ 'berth.sandbox.id': record.id })
     if (task.status !== 'running') await this.#reportStart(record)
     if (this.#isCancelled || this.#isAbandoned || this.#drainGraceMs !== undefined) this.#stop()
-    await waitForStatus(this.#sandbox, { signal: this.#closing.signal })
+    await inChildSpan(activeSpan(), 'task.execute', () => waitForStatus(sandbox, { signal: this.#closing.signal }))
     const end = record.end ?? { reason: 'lost', at: new Date().toISOString() } satisfies SandboxEnd
     const isDeleted = (record.isDeleting ?? false) || record.deletedAt !== undefined
     if (isDeleted && end.reason === 'requested' && !this.#isCancelled) return verdictOfLoss()

@@ -7,6 +7,7 @@ import { parseImageReference } from '../images/image-reference.ts'
 import { resourceDefaults } from '../sandboxes/sandbox-manager.ts'
 import type { Room } from './task-queue.ts'
 import type { TaskSpec } from './task-record.ts'
+import { activeSpan } from '../tracing/span.ts'
 
 export interface SpecRules {
   /** The most that one task may request on this host. */
@@ -30,6 +31,7 @@ export function toTaskSpec (input: TaskCreate, rules: SpecRules): TaskSpec {
   const { resources, requests, labels, env, pool = 'default', priority = 0, maxAttempts = 1, retry, outputs, delayMs: _, ...rest } = input
   checkNames(input, rules)
   const limits = { ...resourceDefaults, ...resources }
+  const traceparent = activeSpan()?.traceparent
   return {
     ...rest,
     env: env ?? {},
@@ -41,6 +43,7 @@ export function toTaskSpec (input: TaskCreate, rules: SpecRules): TaskSpec {
     maxAttempts,
     retry: { ...retryDefaults, ...retry },
     outputs: [...outputs ?? rules.defaultOutputs],
+    ...(traceparent === undefined ? {} : { traceparent }),
   }
 }
 
