@@ -161,6 +161,7 @@ async function wirePull ({ config, hostId, logger, tasks, redis, gateway }: Flee
   ])
   const fleet = await stack.acquire('fleet queue', async () => openFleetQueue({
     redis,
+    pools: [config.pool],
     fairLabel: config.taskFairLabel,
     labelLimits: config.taskLabelLimits,
     retentionMs: config.taskRetentionMs,

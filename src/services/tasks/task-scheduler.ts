@@ -146,7 +146,8 @@ export class TaskScheduler {
     if (this.#isClosed || this.#isDraining) return false
     if (this.counts.starting >= maxStarting) return false
     this.#heldBack = await room.heldBack()
-    if (this.#heldBack) return false
+    // A drain, or the end, may have been asked for meanwhile.
+    if (this.#heldBack || this.#isClosed || this.#isDraining) return false
     const [claim] = await queue.claim({ owner, pools, limit: 1, leaseMs, room: this.free, capacity: room.largest })
     if (!claim) return false
     // Claimed while the daemon began to end: the next one goes on with it.
