@@ -178,7 +178,6 @@ function watchWorkers (t: Teardown, gateway: TestGateway): { stop: () => Promise
 async function audit (url: string): Promise<{ records: TaskRecord[], memoryBytes: number }> {
   const redis = await openRedis({ url, prefix: 'airstore', passwordFile: '', caFile: '', certFile: '', keyFile: '' })
   const { table, close } = openFleetQueue({ redis, fairLabel: 'tenant', labelLimits: [] })
-  if (process.env['STATS']) console.log(await redis.run(client => client.info('commandstats')))
   const memory = await redis.run(client => client.info('memory'))
   const records: TaskRecord[] = []
   for (let cursor: string | undefined; ;) {

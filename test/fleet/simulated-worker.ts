@@ -40,7 +40,6 @@ export const taskRequests = { cpuMillis: 100, memoryBytes: 64 * 1024 ** 2 }
 
 /** As of hosts (task-puller.ts). */
 const maxBatch = 16
-const maxSpreadMs = 20
 const lookEveryMs = 5000
 const failurePauseMs = 500
 
@@ -55,8 +54,7 @@ export class SimulatedWorker {
   #running: Promise<void> | undefined
   #isClosed = false
   #isInDoubt = false
-  #emptyClaims = 0
-  #news: 'none' | 'of itself' | 'of the queue' = 'none'
+  #hasNews = false
   #wakeUp: (() => void) | undefined
 
   constructor (options: SimulatedWorkerOptions) {
@@ -72,7 +70,7 @@ export class SimulatedWorker {
   async start (): Promise<void> {
     if (this.#options.gateway !== undefined) await this.#join(this.#options.gateway)
     const { leaseMs, figures } = this.#options
-    this.#stopWatching = this.#fleet.queue.watch(({ kind }) => { if (kind === 'available') this.#wake('of the queue') })
+    this.#stopWatching = this.#fleet.queue.watch(({ kind }) => { if (kind === 'available') this.#wake() })
     this.#renewer = setInterval(() => {
       if (this.#held.size > 0) this.#fleet.queue.renew([...this.#held.values()], leaseMs).catch(() => { figures.failures++ })
     }, leaseMs / 3)
@@ -83,7 +81,7 @@ export class SimulatedWorker {
     this.#isClosed = true
     clearInterval(this.#renewer)
     this.#stopWatching?.()
-    this.#wake('of itself')
+    this.#wake()
     await this.#running
     await this.#membership?.close()
     this.#client?.close()
@@ -127,7 +125,7 @@ export class SimulatedWorker {
 
   async #run (): Promise<void> {
     while (!this.#isClosed) {
-      this.#news = 'none'
+      this.#hasNews = false
       let pauseMs = lookEveryMs * (0.5 + Math.random())
       try {
         while (!this.#isClosed && await this.#claimSome());
@@ -151,7 +149,6 @@ export class SimulatedWorker {
     const startedMs = performance.now()
     const claims = await queue.claim({ owner: hostId, pools: [pool], limit: Math.min(maxBatch, free), leaseMs, room: roomOf(free), capacity: roomOf(slots) })
     figures[claims.length > 0 ? 'claims' : 'emptyClaims'].push(performance.now() - startedMs)
-    this.#emptyClaims = claims.length > 0 ? 0 : this.#emptyClaims + 1
     for (const claim of claims) this.#take(claim)
     return claims.length > 0
   }
@@ -176,7 +173,7 @@ export class SimulatedWorker {
       figures.failures++
     }
     this.#held.delete(claim.taskId)
-    this.#wake('of itself')
+    this.#wake()
   }
 
   /** @throws BerthError of any other kind than that nobody answered. */
@@ -200,14 +197,13 @@ export class SimulatedWorker {
         clearTimeout(timer)
         resolve()
       }
-      if (this.#news !== 'none' || this.#isClosed) this.#wakeUp()
+      if (this.#hasNews || this.#isClosed) this.#wakeUp()
     })
     this.#wakeUp = undefined
-    if (this.#news === 'of the queue' && !this.#isClosed) await pass(Math.random() * Math.min(maxSpreadMs, 2 * this.#emptyClaims))
   }
 
-  #wake (news: 'of itself' | 'of the queue'): void {
-    if (this.#news !== 'of the queue') this.#news = news
+  #wake (): void {
+    this.#hasNews = true
     this.#wakeUp?.()
   }
 }
