@@ -1,5 +1,4 @@
 import type { Logger } from 'pino'
-import { setTimeout as delay } from 'node:timers/promises'
 import type { OutputSpec } from '../schemas/output.ts'
 import { deliveryId } from '../services/tasks/delivery-id.ts'
 import type { HostRoom } from '../services/tasks/host-room.ts'
@@ -50,8 +49,6 @@ const usualTimes = { callTimeoutMs: 10_000, backoff: { firstMs: 200, maxMs: 30_0
 const maxBatch = 16
 /** What a sandbox needs beside what is requested is small against this: so many at once keep little room from one that needs much. */
 const usualMemoryBytes = 1024 ** 3
-/** Hosts that came too late for what was pushed are late by up to this the next time, so that not all of a large fleet ask at once. */
-const maxSpreadMs = 20
 /** Memory and disk come free without a sign. */
 const lookWhenHeldBackMs = 1000
 
@@ -76,7 +73,6 @@ export class TaskPuller {
   #isInDoubt = true
   #askedHeldAt = -Infinity
   #failures = 0
-  #emptyClaims = 0
   #wakeUp: (() => void) | undefined
   #poked: 'no' | 'locally' | 'by news' = 'no'
 
@@ -209,8 +205,6 @@ export class TaskPuller {
       if (this.#poked !== 'no' || this.#isClosed) this.#wakeUp()
     })
     this.#wakeUp = undefined
-    const spreadMs = this.#poked === 'by news' && !isDeaf ? Math.random() * Math.min(maxSpreadMs, 2 * this.#emptyClaims) : 0
-    if (spreadMs >= 1) await delay(spreadMs, undefined, { signal: this.#closing.signal }).catch(() => {})
   }
 
   #poke (how: 'locally' | 'by news'): void {
@@ -229,7 +223,6 @@ export class TaskPuller {
     let claims = await this.#claim(() => fleet.claim({ ...request, limit, room: this.#free(waiting, limit) }))
     // One may fit where so many more would not. Of news, all hosts of a fleet hear at once.
     if (claims.length === 0 && limit > 1 && !isNews) claims = await this.#claim(() => fleet.claim({ ...request, limit: 1, room: this.#free(waiting, 1) }))
-    this.#emptyClaims = claims.length === 0 ? this.#emptyClaims + 1 : 0
     await Promise.all(claims.map(claim => this.#takeIn(claim, { isUnwanted: this.#isDraining })))
     return claims.length > 0
   }
