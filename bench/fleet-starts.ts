@@ -1,33 +1,21 @@
 /** From the wish for a task to the moment at which its host begins to make the sandbox: by way of a gateway and Redis, and on the host itself. */
-import { fork } from 'node:child_process'
-import { once } from 'node:events'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Task } from '../src/schemas/task.ts'
-import { randomId } from '../src/lib/id.ts'
 import { deliveryId } from '../src/services/tasks/delivery-id.ts'
 import { RedisServer } from '../test/support/redis-server.ts'
 import { TestGateway } from '../test/support/test-gateway.ts'
+import { BenchHost, type Start } from './bench-host.ts'
 import { atMost } from './claims.ts'
-import type { FleetHostNews, FleetHostTask } from './fleet-host.ts'
 import type { FleetBench } from './fleet.ts'
 import { median, monotonicMs, quantile } from './statistics.ts'
-import { endChild } from './child.ts'
 import { taskLike } from './tasks-queue.ts'
 import type { TaskOutcome } from './tasks.ts'
 
-const hostProgram = new URL('./fleet-host.ts', import.meta.url).pathname
 const starts = 200
 const warmUpStarts = 20
-const withinMs = 10_000
 /** Everybody is asleep when the next one comes. */
 const pauseMs = 20
-
-/** Since the task was asked for, and since it was said that it is queued. */
-interface Start {
-  askedMs: number
-  answeredMs: number
-}
 
 export async function measureStarts ({ dir, teardown, signal }: FleetBench): Promise<TaskOutcome> {
   const redis = await RedisServer.start(teardown, { args: ['--appendfsync', 'everysec'] })
@@ -47,7 +35,7 @@ export async function measureStarts ({ dir, teardown, signal }: FleetBench): Pro
   const samples = { fleet: [] as Start[], local: [] as Start[] }
   for (let index = -warmUpStarts; index < starts; index++) {
     signal.throwIfAborted()
-    const measure = { fleet: byGateway, local: () => host.startByItself() }
+    const measure = { fleet: byGateway, local: () => host.startByItself(specOf(0)) }
     for (const name of index % 2 === 0 ? ['fleet', 'local'] as const : ['local', 'fleet'] as const) {
       await delay(pauseMs * (0.5 + Math.random()))
       const start = await measure[name]()
@@ -75,59 +63,4 @@ function toOutcome ({ fleet, local }: { fleet: Start[], local: Start[] }): TaskO
 
 function specOf (index: number) {
   return { ...taskLike(index), pool: 'bench', entrypoint: ['fake', '1', '0'], requests: { cpuMillis: 100, memoryBytes: 64 * 1024 ** 2 } }
-}
-
-/** The process of a host (fleet-host.ts). */
-class BenchHost {
-  readonly #child
-  readonly #begun = new Map<string, number>()
-  readonly #queued = new Map<string, Start>()
-  #onNews: () => void = () => {}
-
-  private constructor (task: FleetHostTask) {
-    this.#child = fork(hostProgram, [JSON.stringify(task)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
-    this.#child.on('message', (news: FleetHostNews) => {
-      if (news.kind === 'begun') this.#begun.set(news.id, news.atMs)
-      if (news.kind === 'queued') this.#queued.set(news.id, news)
-      this.#onNews()
-    })
-  }
-
-  static async start (task: FleetHostTask): Promise<BenchHost> {
-    const host = new BenchHost(task)
-    await once(host.#child, 'message')
-    return host
-  }
-
-  async begun (id: string): Promise<number> {
-    return await this.#take(this.#begun, id)
-  }
-
-  async startByItself (): Promise<Start> {
-    const id = randomId('tsk')
-    this.#child.send({ id, spec: specOf(0), delayMs: 0 })
-    const { askedMs, answeredMs } = await this.#take(this.#queued, id)
-    const begunMs = await this.begun(id)
-    return { askedMs: begunMs - askedMs, answeredMs: begunMs - answeredMs }
-  }
-
-  async close (): Promise<void> {
-    await endChild(this.#child, 'SIGTERM')
-  }
-
-  async #take<T> (news: Map<string, T>, id: string): Promise<T> {
-    const { promise, resolve, reject } = Promise.withResolvers<T>()
-    const timer = setTimeout(() => reject(new Error(`${id} was not begun within ${withinMs} ms`)), withinMs)
-    this.#onNews = () => {
-      const found = news.get(id)
-      if (found !== undefined) resolve(found)
-    }
-    this.#onNews()
-    try {
-      return await promise
-    } finally {
-      clearTimeout(timer)
-      news.delete(id)
-    }
-  }
 }

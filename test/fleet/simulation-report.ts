@@ -24,8 +24,8 @@ export function printSimulation (result: SimulationResult): void {
     'heartbeats, and those missed': `${heartbeatsMs.length}, ${result.missedHeartbeats}`,
     'workers taken for lost': result.lostWorkers,
     'calls of the queue that failed': result.failures,
-    'gateway: MiB at the most, CPU s': `${Math.round(gateway.peakBytes / MiB)}, ${gateway.cpuSeconds}`,
-    'Redis: MiB at the most, of data, CPU s': `${Math.round(redis.peakBytes / MiB)}, ${Math.round(result.redisMemoryBytes / MiB)}, ${redis.cpuSeconds}`,
+    'gateway: MiB at the most, CPU s': `${Math.round(gateway.peakBytes / MiB)}, ${gateway.cpuSeconds.toFixed(1)}`,
+    'Redis: MiB at the most, of data, CPU s': `${Math.round(redis.peakBytes / MiB)}, ${Math.round(result.redisMemoryBytes / MiB)}, ${redis.cpuSeconds.toFixed(1)}`,
     'load of the machine': loadavg().map(load => load.toFixed(1)).join(' '),
     broken: broken.length,
   })
