@@ -95,10 +95,10 @@ async function build ({ config, logger, version, tracing }: GatewayOptions, stac
   const idempotency = await stack.acquire('idempotency', () => new FleetIdempotency({ redis, instanceId: id }), keys => keys.close())
   const metrics = createGatewayMetrics({ workers, queue, isRedisConnected: () => redis.isReady })
   const reports = new WireReports({ redis })
-  const tasks = new FleetTasks({ queue, table, workers, reportCancelled: record => reports.ended(record) })
   const links = await stack.acquire('links', () => new WorkerLinks({ workers }), opened => opened.close())
   const hosts = await stack.acquire('log client', () => new HostLogClient({ workers }), client => client.close())
   const buffer = await stack.acquire('log buffer', () => new FleetLogBuffer({ redis }), opened => opened.close())
+  const tasks = new FleetTasks({ queue, table, workers, reportCancelled: record => reports.ended(record), dropOutput: taskKey => buffer.drop(taskKey) })
   const index = new RedisSandboxIndex(redis)
   const roomy: Pick<Workers, 'list' | 'reserve'> = { list: filter => workers.listLately(filter), reserve: (workerId, room) => workers.reserve(workerId, room) }
   const placer = new SandboxPlacer({ workers: roomy, links, index, keys: new RedisPlacementKeys(redis) })

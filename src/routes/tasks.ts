@@ -60,6 +60,8 @@ export interface TaskForms {
   task: TSchema
   batch: TSchema
   queueSummary: string
+  /** What else there is to know of deleting a task. */
+  removal?: string
 }
 
 const hostForms: TaskForms = { task: TaskCreate, batch: TaskBatch, queueSummary: 'Show how full the queue is, and the room of this host' }
@@ -145,6 +147,7 @@ export const taskRoutes: FastifyPluginAsyncTypebox<TaskRouteOptions> = async (ap
     schema: {
       operationId: 'deleteTask',
       summary: 'Delete a task that has ended, and its log',
+      ...(forms.removal === undefined ? {} : { description: forms.removal }),
       tags,
       params: Params,
       response: { 204: Type.Null({ description: 'It is gone' }), ...errorResponses(404, 409) },

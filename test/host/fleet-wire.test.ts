@@ -264,6 +264,8 @@ test('each entry is in the buffer once, however often it is sent, beside those o
   assert.deepEqual(endedFences, [])
   assert.deepEqual(entries[2], { task_id: 'job', timestamp: Date.parse(at.started), stream: 'stdout', data: '/wA=', encoding: 'base64', attempt: 1, fence: 1, seq: 2, cursor: '0:2' })
   for (const key of await redis.client.keys('*')) assert.ok(await redis.client.ttl(key) > 86_000, key)
+  await new FleetLogBuffer({ redis }).drop('job')
+  assert.deepEqual(await redis.client.keys('*'), [], 'nothing is left of what is dropped')
 })
 
 test('a buffer keeps the last of much output, and says how much is gone', async t => {
@@ -349,6 +351,10 @@ test('all of it works where the keys lie on several nodes of a cluster', async t
   }
   await eventually('all have the end', async () => readers.every(({ items }) => items.some(({ type }) => type === 'end')))
   for (const { items } of readers) assert.deepEqual(items.filter(({ type }) => type === 'entry').map(item => item.type === 'entry' && item.entry.seq), [0, 1])
+  for (const { externalId } of good) {
+    await buffer.drop(externalId)
+    assert.deepEqual((await buffer.read(externalId)).entries, [])
+  }
   over.abort()
 })
 

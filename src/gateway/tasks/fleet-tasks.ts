@@ -18,6 +18,8 @@ export interface FleetTasksOptions {
   workers: Pick<Workers, 'list'>
   /** Tells the producer of a task that came over the wire that it was cancelled before any host had begun it. Idempotent. */
   reportCancelled?: (record: TaskRecord) => Promise<void>
+  /** Forgets the output of a task that is gone, by the name under which it was shipped. Idempotent. */
+  dropOutput?: (taskKey: string) => Promise<void>
 }
 
 const GiB = 1024 ** 3
@@ -119,8 +121,11 @@ export class FleetTasks {
   }
 
   async #remove (principal: FleetPrincipal, id: string): Promise<void> {
-    await this.#checkMayChange(principal, id)
+    checkMayChange(principal)
+    const record = await this.record(principal, id)
     if (!await this.#options.table.remove(id)) throw notFound()
+    // What a crash in between leaves goes by itself, a day after it was written.
+    await this.#options.dropOutput?.(record.spec.fleet?.externalId ?? id)
   }
 
   async #checkMayChange (principal: FleetPrincipal, id: string): Promise<void> {

@@ -51,6 +51,12 @@ export class FleetLogBuffer {
     return { entries: raws.map(readFleetMessage).filter(found => found !== undefined && 'data' in found) as FleetLogEntry[], endedFences }
   }
 
+  /** Keeps nothing of a task any more; what its hosts still ship begins anew. @throws BerthError unavailable `redis_unavailable`. */
+  async drop (taskKey: string): Promise<void> {
+    // On one node of a cluster.
+    await this.#redis.run(client => client.del(this.#keys.logBuffer(taskKey), this.#keys.logPlace(taskKey)))
+  }
+
   /** What is kept, and then what comes, each entry once and in the order of its delivery, whatever becomes of the connection. */
   async * follow ({ taskKey, signal, after = [] }: FollowOptions): AsyncGenerator<FleetLogItem, void, void> {
     const channel = this.#keys.logs(taskKey)

@@ -30,6 +30,7 @@ async function build (t: TestContext, { workers = [] as Partial<WorkerRecord>[] 
   const { queue, table } = store
   const listedPools: unknown[] = []
   const reported: string[] = []
+  const dropped: string[] = []
   const tasks = new FleetTasks({
     queue,
     table: {
@@ -43,12 +44,13 @@ async function build (t: TestContext, { workers = [] as Partial<WorkerRecord>[] 
     },
     workers: { list: async ({ pools }: { pools?: readonly string[] } = {}) => (workers as WorkerRecord[]).filter(({ pool }) => !pools || pools.includes(pool)) },
     reportCancelled: async ({ id }: TaskRecord) => { reported.push(id) },
+    dropOutput: async taskKey => { dropped.push(taskKey) },
   })
   const claim = async (owner = 'hst_a') => {
     const room = { cpuMillis: 64_000, memoryBytes: 256 * GiB }
     return (await queue.claim({ owner, pools: ['default', 'blue'], limit: 1, leaseMs: 60_000, room, capacity: room }))[0]!
   }
-  return { tasks, queue, claim, listedPools, reported }
+  return { tasks, queue, claim, listedPools, reported, dropped }
 }
 
 test('a task is queued with every default, for any host that could have it', async t => {
@@ -151,4 +153,20 @@ test('the routes are those of a host, take labels of hosts, and refuse what they
   assert.equal((await post({ image, hostlabels: {} })).statusCode, 400)
   as(blue)
   assert.deepEqual([(await post({ image, pool: 'gpu' })).statusCode, (await app.inject('/v1/queue')).statusCode], [403, 200])
+})
+
+test('with a task goes what the fleet keeps of its output, by the name of whoever made it', async t => {
+  const { tasks, queue, dropped } = await build(t)
+  const service = tasks.of(admin)
+  const { id } = await service.create({ image }, {})
+  await assert.rejects(service.remove(id), { code: 'invalid_state' })
+  assert.deepEqual(dropped, [], 'what runs keeps its output')
+  await service.cancel(id)
+  await service.remove(id)
+  const { spec } = makeRecord()
+  const [foreign] = await queue.push([{ id: 'tsk_0000000000000000000f', delayMs: 0, spec: { ...spec, fleet: { taskId: 'tsk_0000000000000000000f', fence: 0, attempt: 1, externalId: 'theirs' } } }])
+  await service.cancel(foreign!.id)
+  await service.remove(foreign!.id)
+  assert.deepEqual(dropped, [id, 'theirs'])
+  await assert.rejects(service.remove(id), { code: 'task_not_found' })
 })
