@@ -2,7 +2,6 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { randomId } from '../src/lib/id.ts'
 import type { TaskSpec } from '../src/services/tasks/task-record.ts'
-import { endChild } from './child.ts'
 import type { FleetHostNews, FleetHostTask } from './fleet-host.ts'
 
 /** Milliseconds since the task was asked for, and since it was said that it is queued. */
@@ -51,7 +50,11 @@ export class BenchHost {
   }
 
   async close (): Promise<void> {
-    await endChild(this.#child, 'SIGTERM')
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
+    const exited = once(this.#child, 'exit')
+    // It ends with its channel.
+    this.#child.disconnect()
+    await exited
   }
 
   async #take<T> (news: Map<string, T>, id: string): Promise<T> {

@@ -25,7 +25,7 @@ const printedPath = '/workspace/printed'
 const replayedBytes = 8 * MiB
 
 /** A program at a terminal that changes no byte. */
-const raw = (program: string): string[] => ['sh', '-c', `stty raw -echo; printf ${readyText}; ${program}`]
+export const raw = (program: string): string[] => ['sh', '-c', `stty raw -echo; printf ${readyText}; ${program}`]
 
 export async function createTerminal ({ daemon, sandboxId }: InsideBench, input: Partial<TerminalCreate>): Promise<Terminal> {
   return await daemon.request<Terminal>('POST', `/v1/sandboxes/${sandboxId}/terminals`, 201, { cols: 80, rows: 24, ...input })
@@ -102,7 +102,7 @@ const placeOf = ({ daemon, sandboxId }: InsideBench, { id }: Terminal, since: nu
   ({ socketPath: join(daemon.runDir, 'berth.sock'), path: `/v1/sandboxes/${sandboxId}/terminals/${id}/attach?since=${since}` })
 
 /** Runs a client in a process of its own. */
-async function sit (task: TerminalTask): Promise<TerminalFigures> {
+export async function sit (task: TerminalTask): Promise<TerminalFigures> {
   const { exitCode, stdout, stderr } = await runChild(node, [clientPath, JSON.stringify(task)], { timeout: clientWithinMs })
   if (exitCode !== 0) throw new Error(`whoever sat at a terminal ended with ${exitCode}: ${stderr}`)
   return JSON.parse(stdout) as TerminalFigures

@@ -9,7 +9,7 @@ import { WebSocket } from 'ws'
 import type { AttachEvent } from '../src/schemas/terminal.ts'
 
 /** Where a terminal of ours is, or the command by which one is had by hand. */
-export type TerminalPlace = { socketPath: string, path: string } | { command: string[] }
+export type TerminalPlace = { socketPath: string, path: string } | { url: string, token: string } | { command: string[] }
 
 export type TerminalTask =
   /** Presses keys at programs that send back what they read, by turns. */
@@ -43,7 +43,8 @@ async function sitDown (place: TerminalPlace, onBytes: (bytes: Buffer, missing: 
     terminal.onData(data => onBytes(data as unknown as Buffer, 0))
     return { write: bytes => terminal.write(bytes), close: () => terminal.kill('SIGKILL') }
   }
-  const socket = new WebSocket(`ws+unix://${place.socketPath}:${place.path}`, { perMessageDeflate: false })
+  const [address, headers] = 'url' in place ? [place.url, { authorization: `Bearer ${place.token}` }] : [`ws+unix://${place.socketPath}:${place.path}`, {}]
+  const socket = new WebSocket(address, { headers, perMessageDeflate: false })
   socket.on('message', (data: Buffer, isBinary) => {
     if (isBinary) return onBytes(data, 0)
     const event = JSON.parse(data.toString()) as AttachEvent
