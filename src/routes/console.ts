@@ -52,7 +52,8 @@ export const consoleRoutes: FastifyPluginAsync<ConsoleRouteOptions> = async (app
     return files
   }
 
-  app.get('/', { config: isPublic, schema }, async (request, reply) => {
+  // Its files lie beside it, so below a prefix it has its slash.
+  app.get('/', { config: isPublic, schema, prefixTrailingSlash: 'slash' }, async (request, reply) => {
     const page = (await load()).get('index.html')
     if (!page) return reply.code(503).type('text/plain; charset=utf-8').send('The console has not been built. Run: npm run setup\nThe API is described at /docs.\n')
     // The page names its files by their hash, so it alone is asked for again each time.

@@ -6,6 +6,7 @@ import { bearerToken, findBearerToken, unknownToken } from '../../routes/authent
 import { subprotocol } from '../../ws/socket-access.ts'
 import type { FleetPrincipal } from '../worker-record.ts'
 import type { ProxyPlace } from './proxy-path.ts'
+import { takesTickets } from './proxy-permissions.ts'
 
 /** What is needed of a fleet's tokens. */
 export interface FleetTokenVerifier {
@@ -23,8 +24,8 @@ export interface ProxyAdmission {
 const bearerPrefix = 'bearer.'
 
 /**
- * By a token of the fleet, in a header or, from a browser that opens a WebSocket, as a subprotocol. Two things go to the host without
- * the gateway's word: an upgrade with one of the host's own tickets, and what a browser needs to show the console.
+ * By a token of the fleet, in a header or, from a browser that opens a WebSocket, as a subprotocol. One thing goes to the host without
+ * the gateway's word: an upgrade with one of the host's own tickets, where hosts take them.
  *
  * @throws BerthError unauthenticated.
  */
@@ -38,8 +39,7 @@ export async function admitToWorker (request: FastifyRequest, place: ProxyPlace,
     if (token === undefined) throw unknownToken()
     return { principal: await ownerOf(token, tokens), protocols: offered.filter(protocol => !protocol.startsWith(bearerPrefix)).join(', ') || undefined }
   }
-  if (isUpgrade && place.query.has('ticket')) return { principal: undefined, protocols: offered.join(', ') || undefined }
-  if (!isUpgrade && isConsole(request.method, place)) return { principal: undefined }
+  if (isUpgrade && place.query.has('ticket') && takesTickets(place.segments)) return { principal: undefined, protocols: offered.join(', ') || undefined }
   throw new BerthError('unauthenticated', 'token_missing',
     `a token is needed: send Authorization: Bearer <token>; or, from a browser that opens a WebSocket, offer the subprotocols ${subprotocol} and ${bearerPrefix}<token>, or come with ?ticket=<ticket>`)
 }
@@ -49,12 +49,6 @@ async function ownerOf (token: string, tokens: FleetTokenVerifier): Promise<Flee
   const principal = await tokens.verify(token)
   if (!principal) throw unknownToken()
   return principal
-}
-
-/** `/` and the files below `/console`, for which hosts ask for no token either. */
-function isConsole (method: string, { prefix, segments }: ProxyPlace): boolean {
-  if (prefix === '' || (method !== 'GET' && method !== 'HEAD')) return false
-  return (segments.length === 1 && segments[0] === '') || (segments.length === 2 && segments[0] === 'console')
 }
 
 function protocolsOf ({ headers }: IncomingMessage): string[] {

@@ -19,6 +19,13 @@ const strippedFromAnswers = [
   'set-cookie', 'set-cookie2', 'clear-site-data', 'service-worker-allowed', 'strict-transport-security', 'public-key-pins', 'alt-svc', 'nel', 'report-to', 'accept-ch',
 ]
 
+/**
+ * What a host answers lies on the gateway's origin, and a program in a sandbox may have written it: should a browser ever come to show
+ * it as a page (of HTML, SVG, XML, or of what it takes for one), it may run nothing there and is of no origin. Whoever fetches it sees no
+ * difference. A policy of the host's own holds beside this one.
+ */
+const harmlessAsPage = ['Content-Security-Policy', 'sandbox', 'X-Content-Type-Options', 'nosniff']
+
 /** A message cannot do without these, whatever its Connection says of them. */
 const neverNamed = new Set(['content-length', 'host', 'content-type', 'content-encoding', 'expect'])
 
@@ -68,14 +75,14 @@ export interface AnswerHeaderFacts {
 
 /** Headers of an answer as the client gets them, without those that frame the body. */
 export function clientAnswerHeaders (raw: RawHeaders, { prefix, workerId, hasTrailers }: AnswerHeaderFacts): string[] {
-  const dropped = new Set([...hopByHop, ...namedByConnection(raw), ...strippedFromAnswers, 'x-berth-worker', ...(hasTrailers ? [] : ['trailer'])])
+  const dropped = new Set([...hopByHop, ...namedByConnection(raw), ...strippedFromAnswers, 'x-berth-worker', 'x-content-type-options', ...(hasTrailers ? [] : ['trailer'])])
   const kept: string[] = []
   for (const [name, value] of headerPairs(raw)) {
     const lower = name.toLowerCase()
     // `//host` leads elsewhere.
     if (!dropped.has(lower)) kept.push(name, lower === 'location' && /^\/(?![/\\])/.test(value) ? prefix + value : value)
   }
-  kept.push('X-Berth-Worker', workerId)
+  kept.push(...harmlessAsPage, 'X-Berth-Worker', workerId)
   return kept
 }
 

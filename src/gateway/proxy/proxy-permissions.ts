@@ -40,8 +40,8 @@ const clientGrants: readonly Grant[] = [
 /** A token that a host makes would be good there without the gateway, and outlive the client's own. */
 const clientDenials = ['v1/sandboxes/*/tokens']
 
-/** WebSockets that only look: of logs, and of terminals for who says so. */
-const lookingSockets: readonly { path: string, role?: string }[] = [
+/** The WebSockets of a host that take its tickets. Those of logs only look; those of terminals, for who says so. */
+const hostSockets: readonly { path: string, role?: string }[] = [
   { path: 'v1/sandboxes/*/logs/ws' },
   { path: 'v1/sandboxes/*/execs/*/logs/ws' },
   { path: 'v1/tasks/*/logs/ws' },
@@ -70,9 +70,17 @@ export function checkPool (principal: FleetPrincipal, pool: string): void {
   throw new BerthError('permission_denied', 'pool_not_allowed', `this token is for other pools: ${principal.pools.join(', ')}`)
 }
 
+/** Whether a host opens this path to whoever has a ticket. */
+export function takesTickets (segments: readonly string[]): boolean {
+  return hostSockets.some(({ path }) => isAt(segments, path))
+}
+
 function isLooking ({ segments, query }: ProxiedRequest): boolean {
-  return lookingSockets.some(({ path, role }) => segments.length === path.split('/').length && isUnder(segments, path) &&
-    (role === undefined || (query.getAll('role').length === 1 && query.get('role') === role)))
+  return hostSockets.some(({ path, role }) => isAt(segments, path) && (role === undefined || (query.getAll('role').length === 1 && query.get('role') === role)))
+}
+
+function isAt (segments: readonly string[], pattern: string): boolean {
+  return segments.length === pattern.split('/').length && isUnder(segments, pattern)
 }
 
 function isUnder (segments: readonly string[], pattern: string): boolean {

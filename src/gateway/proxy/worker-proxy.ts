@@ -79,6 +79,16 @@ export class WorkerProxy {
     takeOver(reply)
   }
 
+  /** @throws BerthError not_found `worker_not_found`. */
+  async checkWorker (id: string): Promise<void> {
+    try {
+      await this.#options.links.open(id)
+    } catch (error) {
+      // That there is one can be said of one without an address too.
+      if (!(error instanceof BerthError) || error.code !== 'worker_unreachable') throw error
+    }
+  }
+
   /** Whether the same request, which changes nothing, may go better by what is known of the worker by now. */
   async #hasNews (workerId: string, { access }: WorkerLink, { method, headers, raw }: FastifyRequest): Promise<boolean> {
     if (method !== 'GET' && method !== 'HEAD') return false

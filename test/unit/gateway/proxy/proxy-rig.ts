@@ -118,7 +118,9 @@ export interface Rig {
 }
 
 /** Listens, with the worker `w1` where a host is given. `more` registers further routes. */
-export async function startGateway (t: Teardown, host?: FakeHost, more?: (app: FastifyInstance, rig: Pick<Rig, 'workers' | 'links' | 'proxy'>) => void): Promise<Rig> {
+export async function startGateway (
+  t: Teardown, host?: FakeHost, more?: (app: FastifyInstance, rig: Pick<Rig, 'workers' | 'links' | 'proxy'>) => void, consoleDirectory?: string
+): Promise<Rig> {
   const workers = new FakeWorkers()
   if (host) workers.add('w1', host.url)
   const closing = new AbortController()
@@ -130,7 +132,7 @@ export async function startGateway (t: Teardown, host?: FakeHost, more?: (app: F
   app.server.on('checkContinue', (request, response) => door.handleContinue(request, response, app.routing))
   addManners(app)
   addErrorAnswers(app, { closing: closing.signal, bodyBytes: 1024 })
-  await app.register(workerProxyRoutes, { prefix: '/v1', proxy })
+  await app.register(workerProxyRoutes, { prefix: '/v1', proxy, ...consoleDirectory !== undefined && { consoleDirectory } })
   more?.(app, { workers, links, proxy })
   const url = await app.listen({ host: '127.0.0.1', port: 0 })
   t.after(async () => {

@@ -73,7 +73,9 @@ test('with a ticket the host alone decides: no word of the gateway\'s goes along
   assert.equal(host.requests[0]!.headers.authorization, undefined)
   socket.terminate()
   assert.deepEqual(await refusal(new WebSocket(`ws://127.0.0.1:${port}${attach}?ticket=bad`)), { status: 401, body: 'bad' })
-  const nowhere = await refusal(new WebSocket(`ws://127.0.0.1:${port}/v1/workers/nobody/api/v1/x?ticket=good`))
+  const elsewhere = await refusal(new WebSocket(`ws://127.0.0.1:${port}${api}/v1/host?ticket=good`))
+  assert.equal(elsewhere.status, 401, 'where hosts take no tickets there is no way in by one')
+  const nowhere = await refusal(new WebSocket(`ws://127.0.0.1:${port}/v1/workers/nobody/api/v1/sandboxes/s/logs/ws?ticket=good`))
   assert.equal(nowhere.status, 401, 'who has no token does not learn which workers there are')
 })
 

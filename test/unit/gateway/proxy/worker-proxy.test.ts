@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { connect, createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net'
@@ -65,8 +65,12 @@ test('who may not is told so by the gateway', async t => {
     ['client', 'POST', `${api}/v1/images/pull`, 200],
     ['admin', 'POST', `${api}/v1/host/drain`, 200],
     ['admin', 'GET', '/v1/workers/nobody/api/v1/host', 404],
-    [undefined, 'GET', `${api}/`, 200],
-    [undefined, 'GET', `${api}/console/a.js`, 200],
+    [undefined, 'GET', `${api}/console`, 401],
+    [undefined, 'GET', `${api}/console/a/b.js`, 401],
+    [undefined, 'GET', `${api}/console%2Fa.js`, 401],
+    [undefined, 'GET', `${api}//`, 401],
+    [undefined, 'GET', `${api}/docs`, 401],
+    [undefined, 'GET', `${api}/healthz`, 401],
     [undefined, 'GET', `${api}/console/../v1/host`, 401],
     [undefined, 'POST', `${api}/`, 401],
     [undefined, 'GET', `${api}/v1/host?ticket=x`, 401],
@@ -75,7 +79,43 @@ test('who may not is told so by the gateway', async t => {
     const answer = await fetch(url + path, { method, headers: who === undefined ? {} : as(who) })
     assert.equal(answer.status, status, `${who} ${method} ${path}: ${await answer.text()}`)
   }
-  assert.deepEqual(host.requests.filter(({ url }) => url === '/' || url?.startsWith('/console')).map(({ headers }) => headers.authorization), [undefined, undefined])
+  assert.ok(host.requests.every(({ headers }) => headers.authorization === `Bearer ${hostToken}`), 'nothing goes to a host of which the gateway does not know who asks')
+})
+
+test('the console is the gateway\'s own, whatever a host would show in its place, and whoever asks', async t => {
+  const host = await FakeHost.start(t, (_, response) => response.setHeader('content-type', 'text/html').end('<script src="https://evil.example"></script>'))
+  const directory = await mkdtemp(join(tmpdir(), 'berth-console-'))
+  t.after(() => rm(directory, { recursive: true }))
+  await Promise.all([writeFile(join(directory, 'index.html'), '<title>Berth</title>'), writeFile(join(directory, 'app-A1.js'), 'ours()')])
+  const { url, workers } = await startGateway(t, host, undefined, directory)
+  workers.add('odd', 'ftp://elsewhere')
+  for (const headers of [{}, as('admin'), as('nobody')]) {
+    for (const id of ['w1', 'odd']) {
+      const page = await fetch(`${url}/v1/workers/${id}/api/`, { headers })
+      assert.deepEqual([page.status, await page.text()], [200, '<title>Berth</title>'])
+      assert.match(page.headers.get('content-security-policy')!, /^default-src 'none'; script-src 'self';/)
+    }
+    assert.equal(await (await fetch(`${url}${api}/console/app-A1.js`, { headers })).text(), 'ours()')
+    assert.equal((await fetch(`${url}${api}/`, { method: 'HEAD', headers })).headers.get('content-length'), '20')
+    for (const path of [`${api}/console/index.html`, `${api}/console/other.js`, '/v1/workers/nobody/api/']) assert.equal((await fetch(url + path, { headers })).status, 404)
+  }
+  assert.equal((await fetch(`${url}${api}`, { redirect: 'manual' })).headers.get('location'), 'api/')
+  assert.equal(host.requests.length, 0)
+})
+
+test('what a host answers is nothing that could act as a page of the gateway', async t => {
+  const types = ['text/html', 'image/svg+xml', 'application/xhtml+xml', 'multipart/x-mixed-replace', undefined]
+  const host = await FakeHost.start(t, (request, response) => {
+    const type = types[Number(request.url!.at(-1))]
+    if (type !== undefined) response.setHeader('content-type', type)
+    response.setHeader('x-content-type-options', 'sniff').setHeader('content-security-policy', "default-src 'self'").end('<script>steal()</script>')
+  })
+  const { url } = await startGateway(t, host)
+  for (const [index, type] of types.entries()) {
+    const { headers } = await fetch(`${url}${api}/v1/sandboxes/x/files/${index}`, { headers: as('client') })
+    const facts = ['content-type', 'content-security-policy', 'x-content-type-options'].map(name => headers.get(name))
+    assert.deepEqual(facts, [type ?? null, "default-src 'self', sandbox", 'nosniff'])
+  }
 })
 
 /** What `fetch` would tidy up before it is sent. */
