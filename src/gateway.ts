@@ -34,6 +34,7 @@ import { readCertificate, renewCertificate } from './routes/tls-certificate.ts'
 import type { Readiness } from './schemas/host.ts'
 import { openFleetQueue } from './services/fleet-queue/fleet-queue.ts'
 import { FleetLogBuffer } from './services/fleet-wire/fleet-log-buffer.ts'
+import { UntoldEnds } from './services/fleet-wire/untold-ends.ts'
 import { WireReports } from './services/fleet-wire/wire-reports.ts'
 import { openRedis } from './services/redis/redis-connection.ts'
 import type { RedisConnection } from './services/redis/redis-types.ts'
@@ -94,11 +95,11 @@ async function build ({ config, logger, version, tracing }: GatewayOptions, stac
   const addresses = new FleetAddresses({ redis, pool: config.ipv4Pool })
   const idempotency = await stack.acquire('idempotency', () => new FleetIdempotency({ redis, instanceId: id }), keys => keys.close())
   const metrics = createGatewayMetrics({ workers, queue, isRedisConnected: () => redis.isReady })
-  const reports = new WireReports({ redis })
+  const untold = new UntoldEnds({ redis, table, reports: new WireReports({ redis }), logger })
   const links = await stack.acquire('links', () => new WorkerLinks({ workers }), opened => opened.close())
   const hosts = await stack.acquire('log client', () => new HostLogClient({ workers }), client => client.close())
   const buffer = await stack.acquire('log buffer', () => new FleetLogBuffer({ redis }), opened => opened.close())
-  const tasks = new FleetTasks({ queue, table, workers, reportCancelled: record => reports.ended(record), dropOutput: taskKey => buffer.drop(taskKey) })
+  const tasks = new FleetTasks({ queue, table, workers, reportEnd: record => untold.tellOf(record), dropOutput: taskKey => buffer.drop(taskKey) })
   const index = new RedisSandboxIndex(redis)
   const roomy: Pick<Workers, 'list' | 'reserve'> = { list: filter => workers.listLately(filter), reserve: (workerId, room) => workers.reserve(workerId, room) }
   const placer = new SandboxPlacer({ workers: roomy, links, index, keys: new RedisPlacementKeys(redis) })
@@ -130,7 +131,7 @@ async function build ({ config, logger, version, tracing }: GatewayOptions, stac
     forcing: forcing.signal,
   })
   const service = new WorkerService({
-    calls: new WorkerMethods({ workers, addresses, tasks: table, logger }),
+    calls: new WorkerMethods({ workers, addresses, tasks: table, tokens, logger }),
     tokens,
     logger,
     onAnswered: (method, statusName, durationMs) => metrics.observeCall(method, statusName, durationMs),
@@ -142,7 +143,7 @@ async function build ({ config, logger, version, tracing }: GatewayOptions, stac
     const onError = (error: unknown) => { logger.warn({ err: error }, 'the certificate could not be read again') }
     stack.defer('certificate', renewCertificate(app.server as HttpsServer, { ...files, clientCaFile: '' }, publicCertificates!, onError))
   }
-  const pruner = setInterval(() => { prune(table, redis, logger) }, pruneEveryMs)
+  const pruner = setInterval(() => { prune({ table, untold, redis, logger }) }, pruneEveryMs)
   stack.defer('pruner', () => clearInterval(pruner))
   stack.defer('streams', () => closing.abort(gatewayStopping()))
   return {
@@ -154,9 +155,16 @@ async function build ({ config, logger, version, tracing }: GatewayOptions, stac
   }
 }
 
-/** Every gateway forgets ended tasks, a bounded number at a time: whichever comes first finds the work. */
-function prune (table: { prune: () => Promise<number> }, redis: RedisConnection, logger: Logger): void {
-  if (redis.isReady) table.prune().catch((error: unknown) => logger.warn({ err: error }, 'ended tasks could not be forgotten'))
+interface Pruning {
+  table: { prune: () => Promise<number> }
+  untold: Pick<UntoldEnds, 'tell'>
+  redis: RedisConnection
+  logger: Logger
+}
+
+/** Every gateway forgets ended tasks, a bounded number at a time: whichever comes first finds the work. Hosts tell ends sooner, where there are any. */
+function prune ({ table, untold, redis, logger }: Pruning): void {
+  if (redis.isReady) untold.tell().then(() => table.prune()).catch((error: unknown) => logger.warn({ err: error }, 'ended tasks could not be forgotten'))
 }
 
 async function readinessOf (redis: RedisConnection): Promise<Readiness> {

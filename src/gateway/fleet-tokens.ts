@@ -76,6 +76,14 @@ export class FleetTokens {
     return { id: stored.id, scope: stored.scope, ...stored.pools ? { pools: stored.pools } : {} }
   }
 
+  /** Whether the token with this id is one, and good. @throws BerthError unavailable `redis_unavailable`. */
+  async isGood (id: string): Promise<boolean> {
+    if (id === adminId) return true
+    const hash = await this.#redis.run(client => client.hget(this.#idsKey, id))
+    const text = hash === null ? null : await this.#redis.run(client => client.get(this.#key(hash)))
+    return text !== null && !this.#isExpired(JSON.parse(text) as StoredToken)
+  }
+
   /** Makes a token. It is told only here. @throws BerthError exhausted `too_many_tokens`. */
   async create ({ name, scope, pools, expiresInMs }: FleetTokenCreate): Promise<FleetToken> {
     const secret = `berth_${randomBytes(secretBytes).toString('base64url')}`

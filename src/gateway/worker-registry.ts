@@ -31,6 +31,18 @@ export interface WorkerWish {
 
 export const heartbeatMs = 10_000
 
+/** A host that was away for less finds its id kept for its token. */
+const keepOwnerMs = 30 * 24 * 3_600_000
+
+/** By which token a worker comes. */
+export interface WorkerOwner {
+  tokenId: string
+  /** It may come in the place of this one, of any with `*`. */
+  instead?: string
+}
+
+const anybody: WorkerOwner = { tokenId: '', instead: '*' }
+
 /** One thousand at once: a reply of a few hundred kilobytes. */
 const batchSize = 1000
 const rememberedPools = 20_000
@@ -54,22 +66,30 @@ export class WorkerRegistry implements Workers {
     this.#keepMs = keepMs
   }
 
-  /** Takes a worker in, or takes over what it says anew. */
-  async register (id: string, facts: WorkerFacts): Promise<void> {
+  /**
+   * Takes a worker in, or takes over what it says anew. Its id is its token's from then on, also when it has left.
+   * @returns The id of the token that has it, where that is another; undefined: it was taken in.
+   * @throws BerthError exhausted `too_many_workers`.
+   */
+  async register (id: string, facts: WorkerFacts, { tokenId, instead = '' }: WorkerOwner = anybody): Promise<string | undefined> {
     const poolBefore = await this.findPool(id) ?? facts.pool
     const fields = fieldsOfWorker({ ...facts, apiToken: facts.apiToken === '' ? '' : this.#sealer.seal(facts.apiToken, id) })
-    await registerScript.run(this.#redis,
-      [this.#key(id), this.#poolsKey, this.#poolKey(facts.pool), this.#poolKey(poolBefore)], [id, facts.pool, this.#keepMs, ...fields])
+    const answer = await registerScript.run(this.#redis,
+      [this.#key(id), this.#poolsKey, this.#poolKey(facts.pool), this.#poolKey(poolBefore), this.#ownerKey(id), this.#ofTokenKey(tokenId)],
+      [id, facts.pool, this.#keepMs, tokenId, instead, keepOwnerMs, ...fields])
+    if (answer === 0) throw new BerthError('exhausted', 'too_many_workers', 'too many workers came by this token within a day; give hosts tokens of their own, and ids that stay')
+    if (typeof answer === 'string') return answer
     this.#remember(id, facts.pool)
     this.#lately = undefined
+    return undefined
   }
 
-  /** Undefined: there is no such worker. */
-  async heartbeat (id: string, news: WorkerNews): Promise<WorkerWish | undefined> {
+  /** Undefined: this token, or any with `*`, has no such worker. */
+  async heartbeat (id: string, news: WorkerNews, tokenId = '*'): Promise<WorkerWish | undefined> {
     let pool = this.#pools.get(id) ?? await this.findPool(id)
     const fields = ['sandboxes', news.sandboxes ?? 0, 'tasks', news.tasks ?? 0, ...news.free ? ['freeCpu', news.free.cpuMillis, 'freeMemory', news.free.memoryBytes] : []]
     while (pool !== undefined) {
-      const answer = await heartbeatScript.run(this.#redis, [this.#key(id), this.#poolKey(pool)], [id, pool, this.#keepMs, ...fields]) as string[] | null
+      const answer = await heartbeatScript.run(this.#redis, [this.#key(id), this.#poolKey(pool), this.#ownerKey(id)], [id, pool, this.#keepMs, tokenId, keepOwnerMs, ...fields]) as string[] | null
       const [itsPool, wish, number] = answer ?? []
       if (itsPool === pool) {
         this.#remember(id, pool)
@@ -84,6 +104,11 @@ export class WorkerRegistry implements Workers {
   /** The pool that a worker is in; undefined: there is no such worker. */
   async findPool (id: string): Promise<string | undefined> {
     return await this.#redis.run(client => client.hget(this.#key(id), 'pool')) ?? undefined
+  }
+
+  /** The id of the token that a worker came by; undefined where that is not known. */
+  async findOwner (id: string): Promise<string | undefined> {
+    return await this.#redis.run(client => client.get(this.#ownerKey(id))) ?? undefined
   }
 
   /** @throws BerthError not_found `worker_not_found`. */
@@ -178,7 +203,7 @@ export class WorkerRegistry implements Workers {
     const pool = await this.findPool(id) ?? this.#pools.get(id) ?? 'default'
     this.#pools.delete(id)
     this.#lately = undefined
-    return await removeScript.run(this.#redis, [this.#key(id), this.#poolKey(pool)], [id, lostAfterMs]) as number
+    return await removeScript.run(this.#redis, [this.#key(id), this.#poolKey(pool), this.#ownerKey(id)], [id, lostAfterMs]) as number
   }
 
   /** The time of Redis, the fields of a record, and the sealed token. */
@@ -194,6 +219,8 @@ export class WorkerRegistry implements Workers {
 
   #key (id: string): string { return `${this.#redis.prefix}:{berth}:worker:${id}` }
   #poolKey (pool: string): string { return `${this.#redis.prefix}:{berth}:workers:${pool}` }
+  #ownerKey (id: string): string { return `${this.#redis.prefix}:{berth}:worker_owner:${id}` }
+  #ofTokenKey (tokenId: string): string { return `${this.#redis.prefix}:{berth}:workers_of_token:${tokenId}` }
   get #poolsKey (): string { return `${this.#redis.prefix}:{berth}:worker_pools` }
 }
 

@@ -27,7 +27,7 @@ const poolPattern = /^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$/
 const labelPattern = /^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$/
 const printable = /^[\x20-\x7e]*$/
 const maxLabels = 64
-const maxCaLength = 256 * 1024
+const maxCaLength = 64 * 1024
 
 /** What a worker says of itself. @throws BerthError invalid_argument that names the field. */
 export function readRegistration (request: RegisterRequest): { hostId: string, facts: WorkerFacts } {
@@ -80,9 +80,10 @@ export function readCount (value: number, field: string): number {
 function readApiUrl (text: string): string {
   if (text === '') return ''
   const url = text.length <= 2048 && URL.canParse(text) ? new URL(text) : undefined
-  const isPlain = url && /^https?:$/.test(url.protocol) && url.username === '' && url.password === '' && url.search === '' && url.hash === ''
-  if (!isPlain) throw invalid('api_url must be http(s)://HOST:PORT')
-  return text
+  // A lone ? or # is in no part of what is parsed, and would swallow the path that is put behind.
+  const isPlain = url && /^https?:$/.test(url.protocol) && url.username === '' && url.password === '' && url.pathname === '/' && !/[?#@\\]/.test(text)
+  if (!isPlain) throw invalid('api_url must be http(s)://HOST:PORT, without credentials, a path or a query')
+  return url.origin
 }
 
 function readLabels (labels: Record<string, string>): Record<string, string> {

@@ -9,14 +9,25 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `
 
+/** By one token, within the time for which a worker is kept. Far above any fleet, and far below what would fill Redis. */
+const maxWorkersOfToken = 10_000
+
 /**
- * KEYS: worker, pools, workers of its pool, workers of the pool it was in. ARGV: id, pool, ms to keep it, then fields and values.
- * What was wished of it and when it first came stays.
+ * KEYS: worker, pools, workers of its pool, workers of the pool it was in, token that it came by, workers that came by this token.
+ * ARGV: id, pool, ms to keep it, token, token in whose place it may come or `*`, ms to remember the token, then fields and values.
+ * Answers 1, or 0: too many came by this token, or the other token that it came by. What was wished of it and when it first came stays.
  */
 export const registerScript = new FleetScript(`${now}
+local owner = redis.call('GET', KEYS[5])
+if owner and owner ~= ARGV[4] and owner ~= ARGV[5] and ARGV[5] ~= '*' then return owner end
+redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[3])
+if redis.call('EXISTS', KEYS[1]) == 0 and not redis.call('ZSCORE', KEYS[6], ARGV[1]) and redis.call('ZCARD', KEYS[6]) >= ${maxWorkersOfToken} then return 0 end
+redis.call('ZADD', KEYS[6], now, ARGV[1])
+redis.call('PEXPIRE', KEYS[6], ARGV[3])
+redis.call('SET', KEYS[5], ARGV[4], 'PX', ARGV[6])
 if KEYS[4] ~= KEYS[3] then redis.call('ZREM', KEYS[4], ARGV[1]) end
 redis.call('HSETNX', KEYS[1], 'registeredAt', now)
-redis.call('HSET', KEYS[1], 'pool', ARGV[2], 'lastSeenAt', now, unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], 'pool', ARGV[2], 'lastSeenAt', now, unpack(ARGV, 7))
 redis.call('HDEL', KEYS[1], 'reservedCpu', 'reservedMemory', 'isOutdated')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('SADD', KEYS[2], ARGV[2])
@@ -25,15 +36,19 @@ return 1
 `)
 
 /**
- * KEYS: worker, workers of its pool. ARGV: id, pool, ms to keep it, then fields and values.
- * Answers the wish and its number; nothing when there is no such worker, or it is to register again; its pool when that is another.
+ * KEYS: worker, workers of its pool, token that it came by. ARGV: id, pool, ms to keep it, token or `*`, ms to remember it, then fields
+ * and values. Answers the wish and its number; nothing when this token has no such worker, or it is to register again; its pool when
+ * that is another.
  */
 export const heartbeatScript = new FleetScript(`
+local owner = redis.call('GET', KEYS[3])
+if owner and owner ~= ARGV[4] and ARGV[4] ~= '*' then return false end
 local facts = redis.call('HMGET', KEYS[1], 'pool', 'wish', 'wishNumber', 'isOutdated')
 if not facts[1] or facts[4] then return false end
 if facts[1] ~= ARGV[2] then return { facts[1] } end
 ${now}
-redis.call('HSET', KEYS[1], 'lastSeenAt', now, unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], 'lastSeenAt', now, unpack(ARGV, 6))
+redis.call('PEXPIRE', KEYS[3], ARGV[5])
 redis.call('HDEL', KEYS[1], 'reservedCpu', 'reservedMemory')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
@@ -68,19 +83,21 @@ return 1
 `)
 
 /**
- * KEYS: worker, workers of its pool. ARGV: id, ms without a word after which it may go, or -1: whenever it was heard of.
- * Answers -1 when there is none, 0 when it is still heard of, 1 when it is gone.
+ * KEYS: worker, workers of its pool, token that it came by. ARGV: id, ms without a word after which it may go, or -1: whenever it was
+ * heard of, and then its token keeps its name for it. Answers -1 when there is none, 0 when it is still heard of, 1 when it is gone.
  */
 export const removeScript = new FleetScript(`${now}
 local seen = redis.call('HGET', KEYS[1], 'lastSeenAt')
+local limit = tonumber(ARGV[2])
 if not seen then
   redis.call('ZREM', KEYS[2], ARGV[1])
+  if limit >= 0 then redis.call('DEL', KEYS[3]) end
   return -1
 end
-local limit = tonumber(ARGV[2])
 if limit >= 0 and now - seen <= limit then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
+if limit >= 0 then redis.call('DEL', KEYS[3]) end
 return 1
 `)
 

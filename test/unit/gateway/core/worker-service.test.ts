@@ -33,13 +33,14 @@ async function serve (t: TestContext, { tokens, workers = {} }: Options = {}) {
   const registry = {
     register: async (id: string, { pool }: { pool: string }) => { pools.set(id, pool) },
     findPool: async (id: string) => pools.get(id),
+    findOwner: async () => undefined,
     heartbeat: async (id: string) => pools.has(id) ? { wish: 'drain', number: 3 } : undefined,
     ...workers,
   } as unknown as WorkerRegistry
   const logger = pino({ level: 'silent' })
   const addresses = new FleetAddresses({ redis: absentRedis(), pool: '' })
   const service = new WorkerService({
-    calls: new WorkerMethods({ workers: registry, addresses, tasks: { get: async () => undefined }, logger }),
+    calls: new WorkerMethods({ workers: registry, addresses, tasks: { get: async () => undefined }, tokens: { isGood: async () => true }, logger }),
     tokens: tokens ?? { verify: async token => principals[token] },
     logger,
     onAnswered: (method, statusName) => answered.push(`${method} ${statusName}`),
