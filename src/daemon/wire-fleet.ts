@@ -150,9 +150,10 @@ async function readAuthorities (path: string): Promise<string> {
 /** What takes tasks: those of the fleet's queue, and those that foreign producers put beside it. */
 async function wirePull ({ config, hostId, logger, tasks, redis, gateway }: FleetWiring, stack: ResourceStack): Promise<{ puller: TaskPuller, start: () => void } | undefined> {
   if (!redis) return undefined
-  const [{ openFleetQueue }, { WireIntake }, { WireReports }, { subscribeCancels }, { taskIdOf }, { TaskPuller }, { gatewayReports }] = await Promise.all([
+  const [{ openFleetQueue }, { WireIntake }, { UntoldEnds }, { WireReports }, { subscribeCancels }, { taskIdOf }, { TaskPuller }, { gatewayReports }] = await Promise.all([
     import('../services/fleet-queue/fleet-queue.ts'),
     import('../services/fleet-wire/wire-intake.ts'),
+    import('../services/fleet-wire/untold-ends.ts'),
     import('../services/fleet-wire/wire-reports.ts'),
     import('../services/fleet-wire/wire-cancels.ts'),
     import('../services/fleet-wire/wire-keys.ts'),
@@ -189,10 +190,11 @@ async function wirePull ({ config, hostId, logger, tasks, redis, gateway }: Flee
     ...(gateway && { gatewayReports: gatewayReports(gateway, logger) }),
     logger,
   }), opened => opened.close())
-  const intake = await stack.acquire('intake of foreign tasks', async () => new WireIntake({ redis, queue: fleet.queue, pools: [config.pool], reports, logger }), opened => opened.close())
+  const untold = new UntoldEnds({ redis, table: fleet.table, reports, logger })
+  const intake = await stack.acquire('intake of foreign tasks', async () => new WireIntake({ redis, queue: fleet.queue, pools: [config.pool], reports, untold, logger }), opened => opened.close())
   // Whoever has the task hears of it by the queue, and tells its end; one that nobody has ends there.
   const onCancel = (externalId: string) => {
-    fleet.queue.cancel(taskIdOf(externalId)).then(async record => { if (record.endedAt !== undefined) await reports.ended(record) }).catch((error: unknown) => {
+    fleet.queue.cancel(taskIdOf(externalId)).then(async record => { if (record.endedAt !== undefined) await untold.tellOf(record) }).catch((error: unknown) => {
       if (!(error instanceof BerthError && error.kind === 'not_found')) logger.warn({ externalId, err: error }, 'a task of a foreign producer could not be cancelled')
     })
   }

@@ -16,8 +16,8 @@ export interface FleetTasksOptions {
   queue: Pick<TaskQueue, 'push' | 'cancel' | 'retry' | 'stats'>
   table: Pick<FleetTaskTable, 'get' | 'list' | 'remove' | 'watch'>
   workers: Pick<Workers, 'list'>
-  /** Tells the producer of a task that came over the wire that it was cancelled before any host had begun it. Idempotent. */
-  reportCancelled?: (record: TaskRecord) => Promise<void>
+  /** Tells the producer of a task that came over the wire how it ended, where no host does. Idempotent. */
+  reportEnd?: (record: TaskRecord) => Promise<void>
   /** Forgets the output of a task that is gone, by the name under which it was shipped. Idempotent. */
   dropOutput?: (taskKey: string) => Promise<void>
 }
@@ -109,9 +109,7 @@ export class FleetTasks {
   async #cancel (principal: FleetPrincipal, id: string): Promise<Task> {
     await this.#checkMayChange(principal, id)
     const record = await this.#options.queue.cancel(id)
-    // What a host had begun, that host reports.
-    const isUnreported = record.status === 'cancelled' && record.spec.fleet?.externalId !== undefined && record.attempts.at(-1)?.status !== 'cancelled'
-    if (isUnreported) await this.#options.reportCancelled?.(record)
+    if (record.status === 'cancelled' && endedInQueue(record)) await this.#options.reportEnd?.(record)
     return toFleetTask(record)
   }
 
@@ -123,6 +121,8 @@ export class FleetTasks {
   async #remove (principal: FleetPrincipal, id: string): Promise<void> {
     checkMayChange(principal)
     const record = await this.record(principal, id)
+    // Once it is gone nobody can tell how it ended.
+    if (hasEnded(record) && endedInQueue(record)) await this.#options.reportEnd?.(record)
     if (!await this.#options.table.remove(id)) throw notFound()
     // What a crash in between leaves goes by itself, a day after it was written.
     await this.#options.dropOutput?.(record.spec.fleet?.externalId ?? id)
@@ -150,6 +150,11 @@ export class FleetTasks {
 
 export function hasEnded ({ status }: Pick<TaskRecord, 'status'>): boolean {
   return status === 'complete' || status === 'failed' || status === 'cancelled'
+}
+
+/** Whether a task of a foreign producer has its end from no host: what a host had begun to its end, that host reports. */
+function endedInQueue ({ status, attempts, spec }: TaskRecord): boolean {
+  return spec.fleet?.externalId !== undefined && attempts.at(-1)?.status !== status
 }
 
 function specOf ({ pools }: FleetPrincipal, input: FleetTaskCreate): TaskSpec {

@@ -1,8 +1,9 @@
 import type { Logger } from 'pino'
-import { BerthError, errorKinds } from '../../errors.ts'
+import { BerthError } from '../../errors.ts'
 import type { RedisConnection } from '../redis/redis-types.ts'
 import type { TaskQueue } from '../tasks/task-queue.ts'
 import type { NewTask, TaskRecord } from '../tasks/task-record.ts'
+import { isAway } from './wire-away.ts'
 import { keptSeconds, wireKeys, type WireKeys } from './wire-keys.ts'
 import type { WireReports } from './wire-reports.ts'
 import { toNewTask, WireRefusal, type WireDefaults } from './wire-task.ts'
@@ -185,9 +186,4 @@ export class IntakeRound {
   async #takeOff (raws: readonly string[]): Promise<void> {
     await this.#options.redis.run(client => client.eval(takeOff, 1, this.#list, ...raws))
   }
-}
-
-/** Another entry would fail just so, and this one may not later. */
-function isAway (error: unknown): boolean {
-  return error instanceof BerthError && error.kind !== 'internal' && errorKinds[error.kind].retryable
 }

@@ -17,6 +17,7 @@ import { retryForEver } from '../redis/redis-retry.ts'
 import type { TaskQueue } from '../tasks/task-queue.ts'
 import { IntakeRound } from './intake-round.ts'
 import { IntakeTurn } from './intake-turn.ts'
+import type { UntoldEnds } from './untold-ends.ts'
 import { wireKeys } from './wire-keys.ts'
 import type { WireReports } from './wire-reports.ts'
 import type { WireDefaults } from './wire-task.ts'
@@ -26,6 +27,8 @@ export interface WireIntakeOptions {
   queue: Pick<TaskQueue, 'push' | 'retry'>
   pools: readonly string[]
   reports: Pick<WireReports, 'refused'>
+  /** Ends of tasks that nobody else tells; told by whoever's turn it is. */
+  untold?: Pick<UntoldEnds, 'tell'>
   logger: Logger
   /** Of fields that a task leaves out. */
   defaults?: WireDefaults
@@ -60,10 +63,14 @@ export class WireIntake {
   }
 
   async #loop (pool: string): Promise<void> {
-    const { redis, logger } = this.#options
+    const { redis, logger, untold } = this.#options
     const { signal } = this.#closing
     const turn = new IntakeTurn({ redis, key: wireKeys(redis.prefix).intake(pool), holder: randomUUID() })
-    const round = new IntakeRound({ ...this.#options, pool, holdsTurn: () => turn.take() })
+    const holdsTurn = async (): Promise<boolean> => {
+      await untold?.tell()
+      return await turn.take()
+    }
+    const round = new IntakeRound({ ...this.#options, pool, holdsTurn })
     const look = this.#lookAt(wireKeys(redis.prefix).queue(pool))
     const onError = (error: unknown): void => {
       // That Redis is away is said by its connection.
@@ -72,12 +79,11 @@ export class WireIntake {
     }
     while (!signal.aborted) {
       await retryForEver(async () => {
-        if (!await turn.take()) {
-          await pause(turn.pauseMs(), signal)
-        } else if (await look.wait()) {
-          // What could not be pushed stays where it is, and is not to keep this loop spinning.
-          if (!await round.run()) await pause(pollMs, signal)
-        }
+        if (!await turn.take()) return await pause(turn.pauseMs(), signal)
+        await untold?.tell()
+        if (!await look.wait()) return
+        // What could not be pushed stays where it is, and is not to keep this loop spinning.
+        if (!await round.run()) await pause(pollMs, signal)
       }, { signal, onError })
     }
     look.close()

@@ -20,6 +20,7 @@ local function takeBackLapsed ()
         own = own + 1
       else
         giveBack(task, 0, true, 'the lease of host ' .. task.owner .. ' lapsed', maxReturns)
+        if task.endedAt then noteUntold(task) end
         save(task)
         taken = taken + 1
       end

@@ -13,6 +13,7 @@
 --   held:<owner>                  sorted: ids by seq
 --   claimed, buckets              hash: how many tasks of a value of the fair label, of a limited label, are claimed
 --   turns                         sorted: values of the fair label by when they had their turn
+--   untold                        set: "id fence" of tasks of foreign producers that ended without a host to tell it (untold-ends.ts)
 --   pools, counts:<pool>          set; hash: delayed, scheduled, running, dead
 --   clock                         hash: seq, turn, arrival, seen, returned, lapsesTold
 --   timekeeper, told              string, hash: see sweep.lua and news.lua

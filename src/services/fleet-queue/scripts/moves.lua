@@ -188,8 +188,21 @@ local function endingHere (reason, message)
   return '{"at":' .. int(now) .. ',' .. words(reason, message) .. '}'
 end
 
+local function untoldName (task)
+  return task.id .. ' ' .. int(task.fence)
+end
+
+-- Ended where no host has it, which would tell its producer.
+local function noteUntold (task)
+  local spec = redis.call('HGET', task.key, 'spec') or ''
+  if not spec:find('"externalId"', 1, true) then return end
+  local fleet = cjson.decode(spec).fleet
+  if type(fleet) == 'table' and fleet.externalId then redis.call('SADD', base .. 'untold', untoldName(task)) end
+end
+
 local function cancelWaiting (task)
   dequeue(task)
+  noteUntold(task)
   set(task, 'cancelAt', now)
   conclude(task, 'cancelled', endingHere('cancelled', ''), 'cancelled', now, words('cancelled', ''))
 end

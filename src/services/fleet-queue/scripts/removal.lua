@@ -5,6 +5,7 @@ local function forget (id)
   if not task then return end
   local idempotencyKey = redis.call('HGET', task.key, 'idempotencyKey')
   if idempotencyKey and idempotencyKey ~= '' then redis.call('HDEL', base .. 'keys', idempotencyKey) end
+  redis.call('SREM', base .. 'untold', untoldName(task))
   redis.call('ZREM', base .. 'created', id)
   if indexOf[task.status] then redis.call('ZREM', base .. indexOf[task.status], id) end
   if task.isDead then

@@ -43,7 +43,7 @@ async function build (t: TestContext, { workers = [] as Partial<WorkerRecord>[] 
       watch: (id, listener) => table.watch(id, listener),
     },
     workers: { list: async ({ pools }: { pools?: readonly string[] } = {}) => (workers as WorkerRecord[]).filter(({ pool }) => !pools || pools.includes(pool)) },
-    reportCancelled: async ({ id }: TaskRecord) => { reported.push(id) },
+    reportEnd: async ({ id }: TaskRecord) => { reported.push(id) },
     dropOutput: async taskKey => { dropped.push(taskKey) },
   })
   const claim = async (owner = 'hst_a') => {
@@ -156,7 +156,7 @@ test('the routes are those of a host, take labels of hosts, and refuse what they
 })
 
 test('with a task goes what the fleet keeps of its output, by the name of whoever made it', async t => {
-  const { tasks, queue, dropped } = await build(t)
+  const { tasks, queue, dropped, reported } = await build(t)
   const service = tasks.of(admin)
   const { id } = await service.create({ image }, {})
   await assert.rejects(service.remove(id), { code: 'invalid_state' })
@@ -168,5 +168,6 @@ test('with a task goes what the fleet keeps of its output, by the name of whoeve
   await service.cancel(foreign!.id)
   await service.remove(foreign!.id)
   assert.deepEqual(dropped, [id, 'theirs'])
+  assert.deepEqual(reported, [foreign!.id, foreign!.id], 'nobody could tell its end later')
   await assert.rejects(service.remove(id), { code: 'task_not_found' })
 })
