@@ -23,6 +23,7 @@ import { SandboxLookup } from './gateway/sandboxes/sandbox-lookup.ts'
 import { SandboxPlacer } from './gateway/sandboxes/sandbox-placer.ts'
 import { SecretSealer } from './gateway/sealed-secret.ts'
 import { FleetTasks } from './gateway/tasks/fleet-tasks.ts'
+import { TaskPruner } from './gateway/tasks/task-pruner.ts'
 import { WorkerMethods } from './gateway/worker-methods.ts'
 import type { Workers } from './gateway/worker-record.ts'
 import { WorkerRegistry } from './gateway/worker-registry.ts'
@@ -143,8 +144,10 @@ async function build ({ config, logger, version, tracing }: GatewayOptions, stac
     const onError = (error: unknown) => { logger.warn({ err: error }, 'the certificate could not be read again') }
     stack.defer('certificate', renewCertificate(app.server as HttpsServer, { ...files, clientCaFile: '' }, publicCertificates!, onError))
   }
-  const pruner = setInterval(() => { prune({ table, untold, redis, logger }) }, pruneEveryMs)
-  stack.defer('pruner', () => clearInterval(pruner))
+  const onPruneError = (err: unknown) => { logger.warn({ err }, 'ended tasks could not be forgotten') }
+  // Hosts tell ends sooner, where there are any.
+  const pruner = new TaskPruner({ table, before: () => untold.tell(), isReady: () => redis.isReady, onError: onPruneError, everyMs: pruneEveryMs })
+  stack.defer('pruner', () => pruner.close())
   stack.defer('streams', () => closing.abort(gatewayStopping()))
   return {
     url: urlOf(app.server.address() as AddressInfo, certificates !== undefined),
@@ -153,18 +156,6 @@ async function build ({ config, logger, version, tracing }: GatewayOptions, stac
       for (const { name, error } of await stack.release()) logger.error({ part: name, err: error }, 'a part of the gateway did not end cleanly')
     },
   }
-}
-
-interface Pruning {
-  table: { prune: () => Promise<number> }
-  untold: Pick<UntoldEnds, 'tell'>
-  redis: RedisConnection
-  logger: Logger
-}
-
-/** Every gateway forgets ended tasks, a bounded number at a time: whichever comes first finds the work. Hosts tell ends sooner, where there are any. */
-function prune ({ table, untold, redis, logger }: Pruning): void {
-  if (redis.isReady) untold.tell().then(() => table.prune()).catch((error: unknown) => logger.warn({ err: error }, 'ended tasks could not be forgotten'))
 }
 
 async function readinessOf (redis: RedisConnection): Promise<Readiness> {
