@@ -85,7 +85,8 @@ export class FleetAddresses {
     // The last one is for broadcasts.
     const lastOffset = Number(sizeOf(network)) - 2
     const { leases, free, next, counts } = this.#keys
-    const offset = await allocateScript.run(this.#redis, [leases, free, next, counts], [sandboxId, workerId, firstOffset, lastOffset, tokenId, instead, countedFor]) as number | string
+    const values = [sandboxId, workerId, firstOffset, lastOffset, tokenId, instead, countedFor]
+    const offset = await allocateScript.run(this.#redis, [leases, free, next, counts], values) as number | string
     if (typeof offset === 'string') return offset
     if (offset === -2) throw new BerthError('exhausted', 'addresses_exhausted', `${maxOfWorker} addresses are lent to this worker, which is the most; give back those that are no longer used`)
     if (offset < 0) throw new BerthError('exhausted', 'addresses_exhausted', `all ${lastOffset - 1} addresses of ${formatNetwork(network)} are lent; stop or delete sandboxes, or give the fleet a larger network`)

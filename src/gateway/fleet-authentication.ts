@@ -13,6 +13,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** Scopes that may use this route of a gateway, beside admin; without it client, and read where it is GET or HEAD. */
     scopes?: readonly FleetTokenScope[]
+    /** It tells of all pools: not for tokens of some. */
+    isOfAllPools?: boolean
   }
 }
 
@@ -63,12 +65,13 @@ export function addFleetAuthentication (app: FastifyInstance, options: FleetAuth
 }
 
 /** @throws BerthError permission_denied `scope_insufficient`. */
-function checkFleetScope ({ scope }: FleetPrincipal, request: FastifyRequest): void {
+function checkFleetScope ({ scope, pools }: FleetPrincipal, request: FastifyRequest): void {
   // That there is no such route anyone may be told.
   if (scope === 'admin' || request.is404) return
   if (scope === 'worker') throw denied('this token is for hosts that join the fleet by gRPC; use one of scope admin, client or read')
   const { scopes = scope === 'read' && !reading.has(request.method) ? noScopes : (['client', 'read'] as const) } = request.routeOptions.config ?? {}
   if (!scopes.includes(scope)) throw denied(scope === 'read' ? 'this token may only read; use one of scope client or admin' : 'this is for tokens of scope admin')
+  if (pools && request.routeOptions.config?.isOfAllPools) throw denied('this tells of all pools, and the token is for some; use one without pools')
 }
 
 export function denied (message: string): BerthError {

@@ -84,8 +84,10 @@ export class FleetTokens {
     return text !== null && !this.#isExpired(JSON.parse(text) as StoredToken)
   }
 
-  /** Makes a token. It is told only here. @throws BerthError exhausted `too_many_tokens`. */
+  /** Makes a token. It is told only here. @throws BerthError exhausted `too_many_tokens`; invalid_argument `invalid_field`. */
   async create ({ name, scope, pools, expiresInMs }: FleetTokenCreate): Promise<FleetToken> {
+    // It makes tokens, and so could make itself one for all.
+    if (scope === 'admin' && pools) throw new BerthError('invalid_argument', 'invalid_field', 'pools must be left out for the scope admin, which is for the whole fleet', { details: { field: 'pools' } })
     const secret = `berth_${randomBytes(secretBytes).toString('base64url')}`
     const nowMs = this.#now()
     const made: Omit<FleetToken, 'token'> = {

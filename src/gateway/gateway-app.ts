@@ -31,6 +31,7 @@ import type { FleetTasks } from './tasks/fleet-tasks.ts'
 import { gatewayTaskRoutes } from './tasks/gateway-task-routes.ts'
 import type { RedisConnection } from '../services/redis/redis-types.ts'
 import { noTracing, type Tracing } from '../services/tracing/tracing.ts'
+import { addTokenVigil } from './token-vigil.ts'
 import { workerRoutes } from './worker-routes.ts'
 import type { Workers } from './worker-record.ts'
 
@@ -90,6 +91,7 @@ export function buildGatewayApp (options: GatewayAppOptions): FastifyInstance {
   addErrorAnswers(app, { closing, bodyBytes: limits.bodyBytes })
   const rates = new FleetRates({ redis: services.redis, perSecond: options.rateLimit })
   rates.addTo(app)
+  addTokenVigil(app, services.tokens)
   addFleetAuthentication(app, {
     tokens: services.tokens,
     onKnown: request => rates.count(request),

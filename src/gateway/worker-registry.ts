@@ -89,7 +89,8 @@ export class WorkerRegistry implements Workers {
     let pool = this.#pools.get(id) ?? await this.findPool(id)
     const fields = ['sandboxes', news.sandboxes ?? 0, 'tasks', news.tasks ?? 0, ...news.free ? ['freeCpu', news.free.cpuMillis, 'freeMemory', news.free.memoryBytes] : []]
     while (pool !== undefined) {
-      const answer = await heartbeatScript.run(this.#redis, [this.#key(id), this.#poolKey(pool), this.#ownerKey(id)], [id, pool, this.#keepMs, tokenId, keepOwnerMs, ...fields]) as string[] | null
+      const keys = [this.#key(id), this.#poolKey(pool), this.#ownerKey(id)]
+      const answer = await heartbeatScript.run(this.#redis, keys, [id, pool, this.#keepMs, tokenId, keepOwnerMs, ...fields]) as string[] | null
       const [itsPool, wish, number] = answer ?? []
       if (itsPool === pool) {
         this.#remember(id, pool)

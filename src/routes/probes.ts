@@ -37,6 +37,7 @@ export const probeRoutes: FastifyPluginAsyncTypebox<ProbeRouteOptions> = async (
   })
 
   app.get('/metrics', {
+    config: { isOfAllPools: true },
     schema: {
       operationId: 'getMetrics',
       summary: 'Measurements in the format of Prometheus',

@@ -1,8 +1,12 @@
 /** A fleet as its enemies see it: holders of tokens for something else, hosts that lie, and whoever reaches a port. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { connect, type AddressInfo } from 'node:net'
 import { test } from 'node:test'
 import { credentials, makeClientConstructor, Metadata, status, type Client, type ServiceError } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
+import { pollUntil } from '../../src/lib/poll.ts'
 import { openRedis } from '../../src/services/redis/redis-connection.ts'
 import { RedisServer } from '../support/redis-server.ts'
 import type { Teardown } from '../support/test-daemon.ts'
@@ -103,4 +107,45 @@ test('addresses of hosts that lead elsewhere are refused', { timeout: 60_000 }, 
     { labels: Object.fromEntries(Array.from({ length: 65 }, (_, index) => [`l${index}`, ''])) }, { apiToken: 'a\r\nx: y' }, { cpu: -1 }, { memory: Number.MAX_SAFE_INTEGER + 1 }]
   for (const fields of others) assert.equal(await call('registerWorker', { ...registration, ...fields }, token), 'INVALID_ARGUMENT', JSON.stringify(fields))
   assert.equal(await call('setTaskResult', { taskId: 'tsk_1', error: 'x'.repeat(1024 ** 2 + 1) }, token), 'RESOURCE_EXHAUSTED')
+})
+
+test('with its token end the streams and sockets of whoever has it, at every gateway, and those of nobody else', { timeout: 60_000 }, async t => {
+  const { redis, gateway } = await startFleet(t)
+  const other = await TestGateway.start(t, { redisUrl: redis.url, tokenFile: gateway.tokenFile })
+  await other.ready()
+  const host = createServer((_request, response) => { response.write('it goes on') })
+  host.on('upgrade', (_request, socket) => {
+    socket.on('error', () => {})
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n')
+  })
+  host.listen(0, '127.0.0.1')
+  await once(host, 'listening')
+  t.after(async () => { host.close().closeAllConnections() })
+  const call = workerCalls(t, gateway)
+  await call('registerWorker', { ...registration, hostId: 'hst_1', apiUrl: `http://127.0.0.1:${(host.address() as AddressInfo).port}` }, gateway.token)
+  const { body: task } = await gateway.request<{ id: string }>('POST', '/v1/tasks', { image: 'a/b' })
+  const [gone, good] = await Promise.all([1, 2].map(async () => (await gateway.request<{ id: string, token: string }>('POST', '/v1/tokens', { name: 'a', scope: 'client' })).body))
+
+  const upgrade = 'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n'
+  const requests = (token: string) => [
+    `GET /v1/tasks/${task.id}/logs?follow=true&format=sse HTTP/1.1\r\nAuthorization: Bearer ${token}\r\n`,
+    `GET /v1/tasks/${task.id}/wait?timeoutMs=60000 HTTP/1.1\r\nAuthorization: Bearer ${token}\r\n`,
+    `GET /v1/workers/hst_1/api/v1/events HTTP/1.1\r\nAuthorization: Bearer ${token}\r\n`,
+    `GET /v1/workers/hst_1/api/v1/tasks/x/logs/ws HTTP/1.1\r\nAuthorization: Bearer ${token}\r\n${upgrade}`,
+    `GET /v1/workers/hst_1/api/v1/tasks/x/logs/ws HTTP/1.1\r\nSec-WebSocket-Protocol: berth.v1, bearer.${token}\r\n${upgrade}`,
+  ]
+  const open = (token: string) => [gateway, other].flatMap(({ url }) => requests(token).map(request => {
+    const socket = connect(Number(new URL(url).port), '127.0.0.1')
+    t.after(async () => socket.destroy())
+    const state = { request: request.split(' HTTP')[0]!, text: '', isOpen: true }
+    socket.on('error', () => {}).on('data', (chunk: Buffer) => { state.text += String(chunk) }).on('close', () => { state.isOpen = false })
+    socket.write(`${request}Host: a\r\n\r\n`)
+    return state
+  }))
+  const [ending, staying] = [open(gone!.token), open(good!.token)]
+  const begun = () => [...ending, ...staying].filter(({ request }) => !request.includes('/wait')).every(({ text }) => /^HTTP\/1.1 (200|101)/.test(text))
+  assert.ok(await pollUntil(async () => begun(), 20_000), JSON.stringify([...ending, ...staying]))
+  assert.equal((await gateway.request('DELETE', `/v1/tokens/${gone!.id}`)).status, 204)
+  assert.ok(await pollUntil(async () => ending.every(({ isOpen }) => !isOpen), 20_000), JSON.stringify(ending.filter(({ isOpen }) => isOpen)))
+  assert.deepEqual(staying.filter(({ isOpen }) => !isOpen), [])
 })
