@@ -1,4 +1,5 @@
 import { setImmediate } from 'node:timers/promises'
+import { parseCursor } from '../../services/logs/log-cursor.ts'
 import type { FleetLogEntry } from '../../services/fleet-wire/fleet-log-entry.ts'
 import type { FleetLogBuffer, FleetLogItem } from '../../services/fleet-wire/fleet-log-buffer.ts'
 import type { TaskRecord } from '../../services/tasks/task-record.ts'
@@ -58,15 +59,25 @@ function toKeptOutput (items: readonly FleetLogItem[]): KeptOutput {
 }
 
 function toKeptEntry ({ fence, seq, cursor, timestamp, stream, data, encoding, partial, gap, message }: FleetLogEntry): KeptEntry | undefined {
-  if (fence === undefined || seq === undefined || cursor === undefined) return undefined
+  if (!Number.isSafeInteger(fence) || !Number.isSafeInteger(seq) || !isCursor(cursor)) return undefined
+  const time = new Date(timestamp)
   return {
-    fence,
-    seq,
+    fence: fence!,
+    seq: seq!,
     cursor,
-    at: new Date(timestamp).toISOString(),
+    at: Number.isNaN(time.getTime()) ? new Date(0).toISOString() : time.toISOString(),
     stream,
-    data: gap ? Buffer.from(message ?? 'output is missing here') : Buffer.from(data, encoding ?? 'utf8'),
+    data: gap ? Buffer.from(String(message ?? 'output is missing here')) : Buffer.from(data, encoding === 'base64' ? encoding : 'utf8'),
     isLineEnd: partial !== true,
     ...(gap && { isGap: true }),
+  }
+}
+
+/** Anybody with the password of Redis may have written it. */
+function isCursor (cursor: unknown): cursor is string {
+  try {
+    return typeof cursor === 'string' && parseCursor(cursor) !== undefined
+  } catch {
+    return false
   }
 }

@@ -1,6 +1,7 @@
 import { BerthError } from '../../errors.ts'
 import type { LogRecord, LogStream } from '../../schemas/log.ts'
 import type { Workers } from '../worker-record.ts'
+import { parseCursor } from '../../services/logs/log-cursor.ts'
 import { readEventStream, type StreamMessage } from './event-stream.ts'
 import { WorkerConnections, type ConnectionTimes } from './worker-connections.ts'
 
@@ -53,7 +54,7 @@ export class HostLogClient {
     try {
       const body = await this.#open(options, AbortSignal.any([signal, call.signal]))
       for await (const messages of readEventStream(body)) {
-        const records = messages.filter(isRecord).map(({ data }) => JSON.parse(data) as LogRecord)
+        const records = messages.filter(isRecord).map(({ data }) => toRecord(data))
         if (records.length > 0) yield records
         const last = messages.at(-1)
         // Its last bytes are read too, so that the connection can be used again.
@@ -117,6 +118,17 @@ export class HostLogClient {
     for (const [id, until] of this.#restingUntil) if (until <= now) this.#restingUntil.delete(id)
     this.#restingUntil.set(workerId, now + this.#restMs)
   }
+}
+
+/** Only of the form that is relied on: hosts may lie. @throws Error for anything else. */
+function toRecord (data: string): LogRecord {
+  const found = JSON.parse(data) as Record<string, unknown>
+  const { type, cursor, at, stream, text, encoding, partial, message } = found
+  parseCursor(String(cursor))
+  const isLine = type === 'line' && (stream === 'stdout' || stream === 'stderr') && typeof text === 'string' && typeof at === 'string' &&
+    (encoding === undefined || encoding === 'base64') && typeof partial === 'boolean'
+  if (!isLine && !(type === 'gap' && typeof message === 'string')) throw new HostGoneError('the host sends what is no log')
+  return found as LogRecord
 }
 
 function isRecord ({ event }: StreamMessage): boolean {

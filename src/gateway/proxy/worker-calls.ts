@@ -13,6 +13,8 @@ export interface WorkerQuestion {
   headers?: Record<string, string>
   /** For all of it, in milliseconds. */
   timeoutMs: number
+  /** The most that an answer may have; 16 MiB without it. */
+  maxBytes?: number
 }
 
 export interface WorkerAnswer {
@@ -38,7 +40,7 @@ export async function askWorker (link: WorkerLink, question: WorkerQuestion): Pr
   }
 }
 
-function ask (link: WorkerLink, { method, target, json, headers, timeoutMs }: WorkerQuestion, isAlone: boolean): Promise<WorkerAnswer> {
+function ask (link: WorkerLink, { method, target, json, headers, timeoutMs, maxBytes = maxAnswerBytes }: WorkerQuestion, isAlone: boolean): Promise<WorkerAnswer> {
   const body = json === undefined ? undefined : Buffer.from(JSON.stringify(json))
   const { id } = link.access.worker
   return new Promise((resolve, reject) => {
@@ -63,7 +65,7 @@ function ask (link: WorkerLink, { method, target, json, headers, timeoutMs }: Wo
       wasSent = true
       upstream.end(body)
     })
-    upstream.on('response', answer => { read(answer, id).then(resolve, reject) })
+    upstream.on('response', answer => { read(answer, id, maxBytes).then(resolve, reject) })
     upstream.on('error', (error: NodeJS.ErrnoException) => {
       const isStale = upstream.reusedSocket && error.code === 'ECONNRESET'
       reject(new WorkerUnreachableError(id, Object.assign(error, { isStale }), wasSent))
@@ -71,13 +73,13 @@ function ask (link: WorkerLink, { method, target, json, headers, timeoutMs }: Wo
   })
 }
 
-async function read (answer: IncomingMessage, workerId: string): Promise<WorkerAnswer> {
+async function read (answer: IncomingMessage, workerId: string, maxBytes: number): Promise<WorkerAnswer> {
   const chunks: Buffer[] = []
   let bytes = 0
   try {
     for await (const chunk of answer as AsyncIterable<Buffer>) {
       bytes += chunk.length
-      if (bytes > maxAnswerBytes) throw new Error(`an answer of more than ${maxAnswerBytes} bytes`)
+      if (bytes > maxBytes) throw new Error(`an answer of more than ${maxBytes} bytes`)
       chunks.push(chunk)
     }
   } catch (error) {

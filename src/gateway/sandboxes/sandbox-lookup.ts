@@ -4,6 +4,7 @@ import type { Sandbox, SandboxStatus } from '../../schemas/sandbox.ts'
 import { BerthError } from '../../errors.ts'
 import { askWorker } from '../proxy/worker-calls.ts'
 import type { WorkerLinks } from '../proxy/worker-links.ts'
+import { readHostSandbox } from './host-sandbox.ts'
 import type { PlacedSandbox, SandboxIndex } from './sandbox-index.ts'
 
 export interface SandboxLookupOptions {
@@ -22,6 +23,10 @@ export interface FleetSandboxFilter {
 }
 
 const defaultAnswerMs = 2000
+/** A sandbox is a few kilobytes, of which most is its labels and environment. */
+const maxBytesOfOne = 4 * 1024 ** 2
+/** All that is held of one list. */
+const maxBytes = 64 * 1024 ** 2
 /** To one host, at a time. */
 const perWorker = 4
 
@@ -35,7 +40,7 @@ export class SandboxLookup {
   /** A page of what is known, newest first, without what does not pass the filter and what its host does not tell in time. */
   async list ({ status, labels = {}, ...wanted }: FleetSandboxFilter): Promise<FleetSandboxPage> {
     const { items, nextCursor } = await this.#options.index.page(wanted)
-    const untilMs = Date.now() + this.#options.answerMs
+    const asking = { untilMs: Date.now() + this.#options.answerMs, bytesLeft: maxBytes }
     const found = new Map<string, Sandbox>()
     const unreachable = new Set<string>()
     const byWorker = Map.groupBy(items, ({ workerId }) => workerId)
@@ -44,7 +49,7 @@ export class SandboxLookup {
       const lane = async () => {
         for (const one of waiting) {
           if (unreachable.has(workerId)) return
-          await this.#ask(one, untilMs).then(sandbox => { if (sandbox) found.set(one.id, sandbox) }, () => unreachable.add(workerId))
+          await this.#ask(one, asking).then(sandbox => { if (sandbox) found.set(one.id, sandbox) }, () => unreachable.add(workerId))
         }
       }
       await Promise.all(Array.from({ length: Math.min(perWorker, placed.length) }, lane))
@@ -56,14 +61,16 @@ export class SandboxLookup {
   }
 
   /** Undefined where its host has no such sandbox any more. */
-  async #ask ({ id, workerId }: PlacedSandbox, untilMs: number): Promise<Sandbox | undefined> {
+  async #ask ({ id, workerId }: PlacedSandbox, asking: { readonly untilMs: number, bytesLeft: number }): Promise<Sandbox | undefined> {
     const { links, index } = this.#options
     const link = await links.open(workerId).catch(async (error: unknown) => {
       if (error instanceof BerthError && error.code === 'worker_not_found') await index.fade(id)
       throw error
     })
-    const { status, text } = await askWorker(link, { method: 'GET', target: `/v1/sandboxes/${id}`, timeoutMs: Math.max(1, untilMs - Date.now()) })
-    if (status === 200) return JSON.parse(text) as Sandbox
+    const { status, text } = await askWorker(link, { method: 'GET', target: `/v1/sandboxes/${id}`, timeoutMs: Math.max(1, asking.untilMs - Date.now()), maxBytes: maxBytesOfOne })
+    asking.bytesLeft -= text.length
+    const sandbox = status === 200 && asking.bytesLeft > 0 ? readHostSandbox(text) : undefined
+    if (sandbox?.id === id) return sandbox
     if (status === 401) links.doubt(workerId)
     if (status !== 404) throw new Error(`worker ${workerId} answered ${status}`)
     await index.drop(id)

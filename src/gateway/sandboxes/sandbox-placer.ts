@@ -1,14 +1,15 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { BerthError } from '../../errors.ts'
 import type { FleetSandboxCreate } from '../../schemas/fleet.ts'
-import { Resources, type Sandbox } from '../../schemas/sandbox.ts'
+import { Resources } from '../../schemas/sandbox.ts'
 import type { Room } from '../../services/tasks/task-queue.ts'
 import { hostIdempotencyKey } from '../proxy/proxy-headers.ts'
 import { checkPool } from '../proxy/proxy-permissions.ts'
 import { askWorker, type WorkerAnswer } from '../proxy/worker-calls.ts'
 import type { WorkerLinks } from '../proxy/worker-links.ts'
-import { WorkerUnreachableError, workerRefuses } from '../proxy/worker-problems.ts'
+import { badWorkerAnswer, WorkerUnreachableError, workerRefuses } from '../proxy/worker-problems.ts'
 import type { FleetPrincipal, Workers } from '../worker-record.ts'
+import { readHostSandbox } from './host-sandbox.ts'
 import { placeSandbox, type Placement } from './placement.ts'
 import type { PlacementKeys, PlacementRecord } from './placement-keys.ts'
 import type { SandboxIndex } from './sandbox-index.ts'
@@ -186,8 +187,13 @@ class PlacementAttempt {
   }
 
   async #enter (workerId: string, { text }: WorkerAnswer): Promise<void> {
-    const { id, createdAt, labels } = JSON.parse(text) as Sandbox
     const { index, links } = this.#options
+    const sandbox = readHostSandbox(text)
+    if (!sandbox) throw badWorkerAnswer(workerId, 'it was asked for a sandbox and answered something else')
+    const { id, createdAt, labels } = sandbox
+    // Whoever asks for that one is not to be sent here.
+    const known = await index.find(id)
+    if (known && known.workerId !== workerId) throw badWorkerAnswer(workerId, 'it was asked for a sandbox and named one of another worker')
     try {
       await index.put({ id, workerId, pool: this.#facts.pool, createdAt, labels })
     } catch (error) {
