@@ -374,3 +374,40 @@ function collect (items: AsyncIterable<FleetLogItem>): { items: FleetLogItem[], 
   const read = async (): Promise<void> => { for await (const item of items) found.push(item) }
   return { items: found, done: read() }
 }
+
+test('whatever a producer pushes, what lies behind it is taken in', async t => {
+  const { redis } = await build(t)
+  const queue = new PushedTasks()
+  const list = 'airstore:task_queue:default'
+  const text = (raw: string): Buffer => Buffer.from(raw)
+  const nonsense = [
+    Buffer.from([0xff, 0xfe]), Buffer.from('{"external_id":"bad-\xff","image":"a","entrypoint":["b"]}', 'latin1'), text('null'), text(''), text('\0'), text('"a"'), text('[['.repeat(100_000)), text('{"a":'.repeat(100_000)),
+    text(JSON.stringify({ external_id: '{a}:b', image: 'a/b', entrypoint: ['c'] })), text(entry({ entrypoint: ['\ud800'] }).raw), text(entry({ resources: { cpu: 1e308 } }).raw), text(entry({ timeout_ms: 2 ** 53 }).raw),
+    Buffer.alloc(5 * 1024 ** 2, 'x'), Buffer.alloc(4 * 1024 ** 2, '{"'), text(entry({ env: { 'a=b': '' } }).raw), text('{"external_id":"p","image":"a/b","entrypoint":["c"],"env":{"__proto__":{"x":"y"}}}'),
+  ]
+  for (const raw of nonsense) await redis.client.lpush(list, raw)
+  const good = entry({ workspace_id: `${'a'.repeat(255)}\u{1f600}`, hook_id: '\ud800' })
+  await redis.client.lpush(list, good.raw)
+  takeIn(t, redis, queue)
+  await eventually('the list is emptied', async () => await redis.client.llen(list) === 0)
+  assert.deepEqual(queue.records.map(({ spec }) => spec.fleet?.externalId), [good.externalId])
+  assert.ok(Object.values(queue.records[0]!.spec.labels).every(value => value.isWellFormed()))
+  const rejected = await redis.client.lrange('airstore:task_rejected:default', 0, -1)
+  assert.equal(rejected.length, nonsense.length)
+  assert.ok(rejected.every(one => one.length < 300_000))
+})
+
+test('a producer of one pool does not begin the tasks of another again', async t => {
+  const { redis } = await build(t)
+  const queue = new PushedTasks()
+  const [theirs, mine] = [entry(), entry()]
+  await queue.push([theirs, mine].map(({ externalId }, index): NewTask => ({
+    id: taskIdOf(externalId), spec: { pool: index === 0 ? 'other' : 'default', fleet: { taskId: taskIdOf(externalId), fence: 0, attempt: 1, externalId } } as TaskSpec, delayMs: 0,
+  })))
+  for (const record of queue.records) record.status = 'failed'
+  const again = ({ raw }: { raw: string }) => JSON.stringify({ ...JSON.parse(raw) as object, attempt: 2, max_attempts: 3 })
+  await redis.client.lpush('airstore:task_queue:default', again(theirs), again(mine))
+  takeIn(t, redis, queue)
+  await eventually('the list is emptied', async () => await redis.client.llen('airstore:task_queue:default') === 0)
+  assert.deepEqual(queue.retried, [taskIdOf(mine.externalId)])
+})

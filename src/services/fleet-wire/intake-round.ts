@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import type { Logger } from 'pino'
 import { BerthError } from '../../errors.ts'
 import type { RedisConnection } from '../redis/redis-types.ts'
@@ -19,9 +20,12 @@ export interface IntakeRoundOptions {
 }
 
 interface Entry {
-  raw: string
+  raw: Buffer
   task: NewTask
 }
+
+/** As it lies in the list, byte by byte; of one that is too large its length and how it begins. */
+type Tail = Array<Buffer | [length: number, start: Buffer]>
 
 const mostEntries = 100
 const mostBytes = 4 * 1024 * 1024
@@ -31,12 +35,13 @@ const rejectedKept = 1000
 /** Of an entry that is no task so much is kept. */
 const rejectedLength = 64 * 1024
 
-/** The oldest entries of a list, as many as fit: KEYS list  ARGV entries, bytes */
+/** The oldest entries of a list, as many as fit, or the oldest one's length and start where it alone does not: KEYS list  ARGV entries, bytes, start */
 const readTail = `
 local found, bytes = {}, 0
 for i = 1, tonumber(ARGV[1]) do
   local entry = redis.call('LINDEX', KEYS[1], -i)
-  if not entry or (i > 1 and bytes + #entry > tonumber(ARGV[2])) then break end
+  if i == 1 and entry and #entry > tonumber(ARGV[2]) then return {{ #entry, string.sub(entry, 1, tonumber(ARGV[3])) }} end
+  if not entry or bytes + #entry > tonumber(ARGV[2]) then break end
   bytes = bytes + #entry
   found[i] = entry
 end
@@ -57,6 +62,12 @@ for _, entry in ipairs(ARGV) do
     end
   end
 end
+return 1`
+
+/** KEYS list  ARGV length, start: takes the oldest entry off, if it is this one. */
+const takeOffLarge = `
+local entry = redis.call('LINDEX', KEYS[1], -1)
+if entry and #entry == tonumber(ARGV[1]) and string.sub(entry, 1, #ARGV[2]) == ARGV[2] then redis.call('RPOP', KEYS[1]) end
 return 1`
 
 /** Takes in what lies at the tail of the list of one pool. */
@@ -84,22 +95,27 @@ export class IntakeRound {
     }
   }
 
-  async #readTail (): Promise<string[]> {
-    return await this.#options.redis.run(client => client.eval(readTail, 1, this.#list, mostEntries, mostBytes)) as string[]
+  async #readTail (): Promise<Tail> {
+    return await this.#options.redis.run(client => client.callBuffer('EVAL', readTail, 1, this.#list, mostEntries, mostBytes, rejectedLength)) as Tail
   }
 
   /** Answers how many entries had to stay. */
-  async #take (raws: readonly string[]): Promise<number> {
+  async #take (raws: Readonly<Tail>): Promise<number> {
     const { pool, defaults } = this.#options
     const entries: Entry[] = []
     for (const raw of raws) {
-      const task = toNewTask(raw, { pool, ...defaults && { defaults } })
+      if (!Buffer.isBuffer(raw)) {
+        await this.#refuseLarge(...raw)
+        continue
+      }
+      // What is made of other bytes would not be found in the list again.
+      const task = isUtf8(raw) ? toNewTask(raw.toString(), { pool, ...defaults && { defaults } }) : new WireRefusal('the entry is not valid UTF-8')
       if (task instanceof WireRefusal) await this.#refuse(raw, task)
       else entries.push({ raw, task })
     }
     const taken = await this.#pushTogether(entries) ?? await this.#pushEach(entries)
     if (taken.length > 0) await this.#takeOff(taken.map(({ raw }) => raw))
-    for (const { raw } of taken) this.#tries.delete(raw)
+    for (const { task } of taken) this.#tries.delete(task.id)
     return entries.length - taken.length
   }
 
@@ -146,7 +162,9 @@ export class IntakeRound {
    * it is, where it has failed or was cancelled. What is pending or runs counts as that attempt.
    */
   async #goOn ({ id, spec: { fleet } }: NewTask, record: TaskRecord | undefined): Promise<void> {
-    const { redis, queue } = this.#options
+    const { redis, queue, pool } = this.#options
+    // By chance or not: who may push into one pool has no say in another.
+    if (record && record.spec.pool !== pool) return
     if (fleet?.externalId === undefined || fleet.attempt <= 1 || (record?.spec.fleet?.attempt ?? 0) >= fleet.attempt) return
     const key = this.#keys.attempt(fleet.externalId)
     if (Number(await redis.run(client => client.get(key))) >= fleet.attempt) return
@@ -159,31 +177,40 @@ export class IntakeRound {
   }
 
   async #fail ({ raw, task }: Entry, error: unknown): Promise<void> {
-    const tries = (this.#tries.get(raw) ?? 0) + 1
+    const tries = (this.#tries.get(task.id) ?? 0) + 1
     const isHopeless = error instanceof BerthError && error.kind !== 'internal'
     if (!isHopeless && tries < mostTries) {
-      this.#tries.set(raw, tries)
+      this.#tries.set(task.id, tries)
       this.#options.logger.warn({ err: error, taskId: task.id, pool: this.#options.pool }, 'a task of a foreign producer could not be queued; it is tried again')
       return
     }
-    this.#tries.delete(raw)
+    this.#tries.delete(task.id)
     await this.#refuse(raw, new WireRefusal(error instanceof BerthError ? error.message : 'the task could not be queued', task.spec.fleet?.externalId))
   }
 
   /** Its producer is told first: whoever dies in between tells it again. */
-  async #refuse (raw: string, refusal: WireRefusal): Promise<void> {
+  async #refuse (raw: Buffer, refusal: WireRefusal): Promise<void> {
+    await this.#putAside(raw, refusal)
+    await this.#takeOff([raw])
+  }
+
+  async #refuseLarge (length: number, start: Buffer): Promise<void> {
+    await this.#putAside(start, new WireRefusal(`the entry has ${length} bytes, which is more than ${mostBytes}`))
+    await this.#options.redis.run(client => client.eval(takeOffLarge, 1, this.#list, length, start))
+  }
+
+  async #putAside (raw: Buffer, refusal: WireRefusal): Promise<void> {
     const { redis, reports, logger, pool } = this.#options
     logger.warn({ pool, externalId: refusal.externalId, why: refusal.message }, 'a task of a foreign producer was refused')
     await reports.refused(refusal)
-    const aside = JSON.stringify({ at: new Date().toISOString(), message: refusal.message, entry: raw.slice(0, rejectedLength) })
+    const aside = JSON.stringify({ at: new Date().toISOString(), message: refusal.message, entry: raw.subarray(0, rejectedLength).toString() })
     await redis.run(async client => {
       await client.lpush(this.#keys.rejected(pool), aside)
       await client.ltrim(this.#keys.rejected(pool), 0, rejectedKept - 1)
     })
-    await this.#takeOff([raw])
   }
 
-  async #takeOff (raws: readonly string[]): Promise<void> {
+  async #takeOff (raws: readonly Buffer[]): Promise<void> {
     await this.#options.redis.run(client => client.eval(takeOff, 1, this.#list, ...raws))
   }
 }

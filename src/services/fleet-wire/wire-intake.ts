@@ -104,7 +104,8 @@ export class WireIntake {
         if (await isFilled()) return true
         if (!canBlock) return await pause(pollMs, signal).then(isFilled)
         try {
-          return await client.blmove(list, list, 'RIGHT', 'RIGHT', blockMs / 1000) !== null
+          // As bytes: it may be far more than becomes text.
+          return await client.blmoveBuffer(list, list, 'RIGHT', 'RIGHT', blockMs / 1000) !== null
         } catch (error) {
           if (!(error instanceof Error) || !/unknown command/i.test(error.message)) throw error
           canBlock = false

@@ -125,6 +125,7 @@ function checkTexts (what: string, texts: readonly string[]): void {
   let bytes = 0
   for (const text of texts) {
     if (text.includes('\0')) throw new Error(`${what} must not contain NUL characters`)
+    if (!text.isWellFormed()) throw new Error(`${what} holds half of a surrogate pair`)
     const size = Buffer.byteLength(text)
     if (size > sizes.text) throw new Error(`${what} has a text of more than ${sizes.text} bytes`)
     bytes += size
@@ -145,12 +146,12 @@ function readResources (found: unknown, defaults: Partial<Resources> = {}): Reso
   }
 }
 
-/** Who the task is for, so that tasks can be found by it. */
+/** Who the task is for, so that tasks can be found by it. Scripts read them as JSON, and fail on half of a surrogate pair. */
 function readLabels (fields: Record<string, unknown>): Record<string, string> {
   const labels = { workspaceId: fields['workspace_id'], memberId: fields['created_by_member_id'], hookId: fields['hook_id'] }
   return Object.fromEntries(Object.entries(labels)
     .filter(([, value]) => (typeof value === 'string' && value !== '') || typeof value === 'number')
-    .map(([name, value]) => [name, String(value).slice(0, 256)]))
+    .map(([name, value]) => [name, String(value).slice(0, 256).toWellFormed()]))
 }
 
 /** undefined for what is absent or empty. */
