@@ -32,7 +32,7 @@ import { componentSchemas } from './schemas/components.ts'
 import type { Terminals } from './services/terminals/terminal-types.ts'
 import { defaultSocketLimits } from './ws/json-socket.ts'
 import { logTailRoutes } from './ws/log-tail.ts'
-import type { SocketAccess } from './ws/socket-access.ts'
+import { hostSocketDoor, type SocketAccess } from './ws/socket-access.ts'
 import { terminalAttachRoutes } from './ws/terminal-attach.ts'
 import { UpgradeKeeper } from './ws/upgrade-keeper.ts'
 
@@ -97,7 +97,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
   const closing = options.closing ? AbortSignal.any([options.closing, ending.signal]) : ending.signal
   const streams = { closing, heartbeatMs: limits.heartbeatMs, stallMs: limits.followerStallMs }
   const isTrusted = options.isTrusted ?? (() => false)
-  const upgrades = options.upgrades ?? new UpgradeKeeper({ previews: options.previews })
+  const upgrades = options.upgrades ?? new UpgradeKeeper({ passing: options.previews })
   const attached = { closing: options.forcing ?? closing, heartbeatMs: limits.heartbeatMs }
   const app = createHttpServer({
     logger: options.logger,
@@ -136,7 +136,7 @@ export function buildApp (options: AppOptions): FastifyInstance {
   if (options.previews) void app.register(previewRoutes, { gate: options.previews })
   void app.register(imageRoutes, { prefix, images, streams })
   void app.register(logRoutes, { prefix, logSources, logs, streams })
-  const sockets = { upgrades, access: { tokens, tickets, isTrusted }, limits: { ...defaultSocketLimits, stallMs: limits.followerStallMs }, closing }
+  const sockets = { upgrades, door: hostSocketDoor({ tokens, tickets, isTrusted }), limits: { ...defaultSocketLimits, stallMs: limits.followerStallMs }, closing }
   void app.register(logTailRoutes, { prefix, logSources, logs, sockets })
   void app.register(terminalAttachRoutes, { prefix, terminals, sockets })
   void app.register(eventRoutes, { prefix, events, streams })

@@ -50,7 +50,7 @@ export async function openDoors ({ config, logger, version, tracing, db, stack, 
     forcing: forcing.signal,
     log: logger,
   })
-  const upgrades = new UpgradeKeeper({ previews })
+  const upgrades = new UpgradeKeeper({ passing: previews })
   const door: DoorOptions = {
     handle: (request, response) => app.routing(request, response),
     maxHeaderBytes: defaultLimits.headBytes,

@@ -13,14 +13,17 @@ import { addOpenapi } from '../routes/openapi-document.ts'
 import { probeRoutes, type ProbeRouteOptions } from '../routes/probes.ts'
 import { componentSchemas } from '../schemas/components.ts'
 import { defaultSocketLimits } from '../ws/json-socket.ts'
+import { UpgradeKeeper } from '../ws/upgrade-keeper.ts'
 import { addFleetAuthentication, principalOf } from './fleet-authentication.ts'
 import type { FleetAddresses } from './fleet-addresses.ts'
 import { FleetRates } from './fleet-rates.ts'
+import { fleetSocketDoor } from './fleet-socket-door.ts'
 import { fleetTokenRoutes } from './fleet-token-routes.ts'
 import type { FleetTokens } from './fleet-tokens.ts'
 import { gatewayFace, gatewaySchemas } from './gateway-document.ts'
 import { gatewayRoutes, type GatewayRouteOptions } from './gateway-routes.ts'
 import { gatewayLogRoutes, type GatewayLogRouteOptions } from './logs/gateway-log-routes.ts'
+import { gatewayLogTailRoutes } from './logs/gateway-log-tail.ts'
 import { poolRoutes, type PoolRouteOptions } from './pool-routes.ts'
 import type { ProxyDoor } from './proxy/proxy-door.ts'
 import type { WorkerLinks } from './proxy/worker-links.ts'
@@ -80,9 +83,10 @@ export function buildGatewayApp (options: GatewayAppOptions): FastifyInstance {
   const ending = new AbortController()
   const closing = options.closing ? AbortSignal.any([options.closing, ending.signal]) : ending.signal
   const streams = { closing, heartbeatMs, stallMs: defaultSocketLimits.stallMs }
-  const app = createHttpServer({ logger, limits, closing, certificates, shouldUpgrade: request => door.shouldUpgrade(request) })
-  app.server.on('upgrade', (request, socket, head) => door.handleUpgrade(request, socket, head, app.routing))
-  app.server.on('checkContinue', (request, response) => door.handleContinue(request, response, app.routing))
+  const upgrades = new UpgradeKeeper({ passing: door })
+  const app = createHttpServer({ logger, limits, closing, certificates, shouldUpgrade: request => upgrades.shouldUpgrade(request) })
+  app.server.on('upgrade', (request, socket, head) => upgrades.handleUpgrade(request, socket, head, app.routing))
+  app.server.on('checkContinue', (request, response) => upgrades.handleContinue(request, response, app.routing))
 
   addHttpMetrics(app, services.metrics)
   addHttpTraces(app, options.tracing ?? noTracing)
@@ -108,6 +112,7 @@ export function buildGatewayApp (options: GatewayAppOptions): FastifyInstance {
   const prefix = '/v1'
   void app.register(gatewayTaskRoutes, { prefix, tasks, closing })
   void app.register(gatewayLogRoutes, { prefix, tasks, logs, streams })
+  void app.register(gatewayLogTailRoutes, { prefix, tasks, logs, sockets: { upgrades, door: fleetSocketDoor(tokens), limits: defaultSocketLimits, closing } })
   void app.register(gatewaySandboxRoutes, { prefix, proxy, links, principalOf, ...services.sandboxes })
   void app.register(workerRoutes, { prefix, workers, addresses })
   void app.register(workerProxyRoutes, { prefix, proxy })

@@ -5,7 +5,7 @@ import { FleetSandboxPage } from '../schemas/fleet-sandbox.ts'
 import { FleetSandboxCreate, FleetTaskBatch, FleetTaskCreate, FleetToken, FleetTokenCreate, WorkerPage } from '../schemas/fleet.ts'
 import { FleetPoolList, FleetTokenPage, Gateway } from '../schemas/fleet-gateway.ts'
 import { Health, Readiness } from '../schemas/host.ts'
-import { LogRecord } from '../schemas/log.ts'
+import { LogEnd, LogFrame, LogRecord } from '../schemas/log.ts'
 import { QueueStatus, Task, TaskBatchResult, TaskPage } from '../schemas/task.ts'
 import { Ticket, TicketCreate } from '../schemas/ticket.ts'
 import { ErrorBody } from '../schemas/wire.ts'
@@ -37,6 +37,6 @@ export const gatewayFace: OpenapiFace = {
 
 /** With those that they hold. */
 export const gatewaySchemas: readonly TSchema[] = [
-  ErrorBody, Task, TaskPage, TaskBatchResult, FleetTaskCreate, FleetTaskBatch, QueueStatus, LogRecord,
+  ErrorBody, Task, TaskPage, TaskBatchResult, FleetTaskCreate, FleetTaskBatch, QueueStatus, LogRecord, LogFrame, LogEnd,
   FleetSandboxCreate, FleetSandboxPage, Ticket, TicketCreate, WorkerPage, FleetPoolList, FleetToken, FleetTokenCreate, FleetTokenPage, Gateway, Health, Readiness,
 ]

@@ -3,6 +3,7 @@ import { errorKinds, type BerthError } from '../errors.ts'
 /** Codes with an exact meaning in RFC 6455, section 7.4.1, or in IANA's registry of close codes. */
 const closeCodeByCode: Readonly<Record<string, number>> = Object.freeze({
   host_stopping: 1001,
+  gateway_stopping: 1001,
 })
 
 export const normalClosure = 1000

@@ -27,7 +27,7 @@ export const defaultSocketLimits: Readonly<SocketLimits> = Object.freeze({
 
 export interface JsonSocketOptions {
   limits: SocketLimits
-  /** Aborted when the daemon ends: the peer is told, and the socket closed. */
+  /** Aborted when the server ends: the peer is told, by the code of the reason, and the socket closed. */
   closing: AbortSignal
   /** Aborted by the socket once there is no use in sending: the peer is gone, or is being sent away. */
   over: AbortController
@@ -76,7 +76,10 @@ export class JsonSocket {
     this.#options = options
     this.#over = options.over
     const { limits, closing, onClosed } = options
-    const stop = () => this.#leave(closeCodeOf(stopping), stopping.code)
+    const stop = () => {
+      const why = closing.reason instanceof BerthError ? closing.reason : stopping
+      this.#leave(closeCodeOf(why), why.code)
+    }
     socket.on('error', () => {}) // A close follows, which says all that is of use here.
     socket.on('pong', () => { this.#missedPings = 0 })
     socket.on('ping', data => {

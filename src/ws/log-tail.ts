@@ -11,7 +11,7 @@ import { toLogFrames } from '../services/logs/log-frames.ts'
 import { maxTailLines } from '../services/logs/log-reader.ts'
 import type { LogSource } from '../services/logs/log-source.ts'
 import type { TicketTarget } from '../services/tokens/ticket-store.ts'
-import { addSocketRoute, type SocketContext } from './socket-route.ts'
+import { addSocketRoute, type SocketContext, type Talk } from './socket-route.ts'
 
 export interface LogTailOptions extends Pick<LogRouteOptions, 'logSources' | 'logs'> {
   sockets: SocketContext
@@ -26,22 +26,31 @@ const TailQuery = Type.Object({
 }, { additionalProperties: false })
 type TailQuery = Static<typeof TailQuery>
 
-const TaskTailQuery = Type.Object({
+export const TaskTailQuery = Type.Object({
   ...TailQuery.properties,
   attempt: Type.Optional(Type.Integer({ minimum: 1, description: 'Only the output of this attempt' })),
 }, { additionalProperties: false })
 
-const description = `JSON messages in text frames:
+/** What is sent, and how it ends, on hosts and gateways alike. */
+export const tailFrames = `JSON messages in text frames:
 
 - \`{"type":"output","cursor","time","stream","data","encoding"?}\`: what was written to one stream within a moment, with its line ends; base64 where it is not UTF-8.
 - \`{"type":"gap","cursor","bytes"?,"message"}\`: output is missing here.
 - \`{"type":"end","reason"?,"exitCode"?}\`: there is no more; the socket is closed with 1000.
 - \`{"type":"error","code","message"}\`: the socket is closed: 1011 is a fault inside, 1013 says to try again, 4400 and above are 4000 and the HTTP status.
 
-Coming back with the \`cursor\` of the last frame loses and repeats nothing. The client sends no messages. Who reads slowly is waited for; who takes
-nothing for a minute (BERTH_FOLLOWER_STALL_MS) while something waits is closed with 1013 \`follower_stalled\`; a daemon that ends closes with 1001.
+Coming back with the \`cursor\` of the last frame loses and repeats nothing. The client sends no messages. Who reads slowly is waited for.`
+
+const description = `${tailFrames}
+
+Who takes nothing for a minute (BERTH_FOLLOWER_STALL_MS) while something waits is closed with 1013 \`follower_stalled\`; a daemon that ends closes with 1001.
 
 A browser, which can send no header, offers the subprotocols \`berth.v1\` and \`bearer.<token>\`, or brings a ticket of scope \`logs\` as \`?ticket=\`.`
+
+export const tailResponse = {
+  101: { description: 'Frames follow', content: { 'application/json': { schema: Type.Unsafe({ anyOf: [ref(LogFrame), ref(LogEnd)] }) } } },
+  ...errorResponses(404, 426),
+}
 
 const schemaOf = (operationId: string, whose: string, params: TSchema, querystring: TSchema) => ({
   operationId,
@@ -50,10 +59,7 @@ const schemaOf = (operationId: string, whose: string, params: TSchema, querystri
   tags: ['logs'],
   params,
   querystring,
-  response: {
-    101: { description: 'Frames follow', content: { 'application/json': { schema: Type.Unsafe({ anyOf: [ref(LogFrame), ref(LogEnd)] }) } } },
-    ...errorResponses(404, 426),
-  },
+  response: tailResponse,
 })
 
 const framesByBatch = new WeakMap<readonly LogRecord[], Buffer[]>()
@@ -65,6 +71,18 @@ function framesOf (batch: readonly LogRecord[]): Buffer[] {
   const made = toLogFrames(batch).map(frame => Buffer.from(JSON.stringify(frame)))
   framesByBatch.set(batch, made)
   return made
+}
+
+/** Sends a log, and how what wrote it ended. */
+export function tailOf (batches: AsyncIterable<LogRecord[]>, end: () => Omit<LogEnd, 'type'> | undefined): Talk {
+  return {
+    async run (socket) {
+      for await (const batch of batches) {
+        for (const frame of framesOf(batch)) await socket.send(frame)
+      }
+      await socket.send({ type: 'end', ...end() } satisfies LogEnd)
+    },
+  }
 }
 
 const object = { additionalProperties: false }
@@ -83,14 +101,7 @@ export const logTailRoutes: FastifyPluginAsync<LogTailOptions> = async (app, { l
       open (params, query, { signal }) {
         const { source, query: { cursor, tail, follow, stream } } = find(params, query)
         const batches = logs.readBatches({ ...source, cursor, tail, follow, stream, signal })
-        return {
-          async run (socket) {
-            for await (const batch of batches) {
-              for (const frame of framesOf(batch)) await socket.send(frame)
-            }
-            await socket.send({ type: 'end', ...source.end?.() } satisfies LogEnd)
-          },
-        }
+        return tailOf(batches, () => source.end?.())
       },
     }, sockets)
   }

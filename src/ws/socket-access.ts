@@ -12,6 +12,14 @@ export interface SocketAccess {
   isTrusted: (socket: Socket) => boolean
 }
 
+/** Who may open the sockets of a server, and how long they may stay. */
+export interface SocketDoor<A extends Admission = Admission> {
+  /** Refuses by throwing. `wanted`: what a ticket must be for. */
+  admit: (request: FastifyRequest, wanted: TicketTarget) => A | Promise<A>
+  /** Looked at again and again; without it who is in may stay. */
+  mayStay?: (admission: A) => boolean
+}
+
 /** What who came in may do there. */
 export interface Admission {
   /** Whose token it was, or the one that made the ticket. */
@@ -24,8 +32,16 @@ export interface Admission {
 export const subprotocol = 'berth.v1'
 const bearerPrefix = 'bearer.'
 
+/** The door of a host. */
+export function hostSocketDoor (access: SocketAccess): SocketDoor {
+  return {
+    admit: (request, wanted) => admitSocket(request, wanted, access),
+    mayStay: ({ tokenId }) => access.tokens.isValid(tokenId),
+  }
+}
+
 /** Demands a token whose scope has the route, or a ticket for just this. @throws BerthError unauthenticated or permission_denied. */
-export function admitSocket (request: FastifyRequest, wanted: TicketTarget, access: SocketAccess): Admission {
+function admitSocket (request: FastifyRequest, wanted: TicketTarget, access: SocketAccess): Admission {
   const principal = access.isTrusted(request.raw.socket) ? root : findOwner(request, access)
   if (!principal) {
     const { tokenId, role } = redeem(request, wanted, access)
@@ -39,7 +55,7 @@ export function admitSocket (request: FastifyRequest, wanted: TicketTarget, acce
 
 /** Whose token the request brings; undefined when it brings none. @throws BerthError where it is of nobody. */
 function findOwner (request: FastifyRequest, { tokens }: SocketAccess): Principal | undefined {
-  const token = tokenOf(request)
+  const token = socketToken(request)
   if (token === undefined) return undefined
   const principal = tokens.verify(token)
   if (!principal) throw unknownToken()
@@ -65,8 +81,11 @@ function redeem (request: FastifyRequest, wanted: TicketTarget, { tickets }: Soc
   throw new BerthError('unauthenticated', 'ticket_invalid', 'this ticket is not known, was used before, is too old, or is for something else: ask for another one with POST /v1/tickets')
 }
 
-/** A header says it best; browsers, which cannot send one, offer the token as a subprotocol. */
-function tokenOf (request: FastifyRequest): string | undefined {
+/**
+ * The token that a request brings: a header says it best; browsers, which cannot send one, offer it as a subprotocol. undefined: none.
+ * @throws BerthError unauthenticated for what can be none.
+ */
+export function socketToken (request: FastifyRequest): string | undefined {
   const { authorization } = request.headers
   if (authorization !== undefined) return bearerToken(authorization)
   const offered = protocolsOf(request).find(protocol => protocol.startsWith(bearerPrefix))?.slice(bearerPrefix.length)

@@ -4,14 +4,14 @@ import type { WebSocket } from 'ws'
 import { BerthError } from '../errors.ts'
 import type { TicketTarget } from '../services/tokens/ticket-store.ts'
 import { JsonSocket, type JsonSocketOptions, type SocketLimits } from './json-socket.ts'
-import { admitSocket, checkSubprotocol, type Admission, type SocketAccess } from './socket-access.ts'
+import { checkSubprotocol, type Admission, type SocketDoor } from './socket-access.ts'
 import { SocketAcceptor } from './socket-acceptor.ts'
 import type { UpgradeKeeper } from './upgrade-keeper.ts'
 
 /** What all WebSockets have in common. */
-export interface SocketContext {
+export interface SocketContext<A extends Admission = Admission> {
   upgrades: UpgradeKeeper
-  access: SocketAccess
+  door: SocketDoor<A>
   limits: SocketLimits
   /** Aborted when the daemon ends: sockets are told, and closed. */
   closing: AbortSignal
@@ -27,7 +27,7 @@ export interface Talk {
   abandon?: () => void
 }
 
-export interface SocketRoute<Params, Query> {
+export interface SocketRoute<Params, Query, A extends Admission = Admission> {
   schema: FastifySchema & { operationId: string, summary: string }
   /** What a ticket must be for to open it; the id need not exist. */
   ticketFor: (params: Params) => TicketTarget
@@ -38,17 +38,19 @@ export interface SocketRoute<Params, Query> {
   /** Whether frames are deflated for a client that offers it, as browsers do unasked. Always when absent. */
   deflates?: (query: Query) => boolean
   /** Refuses by throwing, as any route does. The signal is aborted once there is no use in sending. */
-  open: (params: Params, query: Query, context: Admission & { signal: AbortSignal }) => Talk
+  open: (params: Params, query: Query, context: A & { signal: AbortSignal }) => Talk | Promise<Talk>
 }
 
 const defaultMaxMessageBytes = 64 * 1024
 
 /** Adds the WebSocket of a path: Fastify's, below the prefix of `app`. A plain GET of it is answered 426. */
-export function addSocketRoute<Params, Query> (app: FastifyInstance, path: string, route: SocketRoute<Params, Query>, context: SocketContext): void {
-  const { upgrades, access, limits, closing } = context
+export function addSocketRoute<Params, Query, A extends Admission = Admission> (
+  app: FastifyInstance, path: string, route: SocketRoute<Params, Query, A>, context: SocketContext<A>
+): void {
+  const { upgrades, door, limits, closing } = context
   const { maxMessageBytes = defaultMaxMessageBytes, deflates = () => true } = route
   const acceptors = { deflating: new SocketAcceptor({ maxMessageBytes, deflates: true }), plain: new SocketAcceptor({ maxMessageBytes, deflates: false }) }
-  const admissions = new WeakMap<FastifyRequest, Admission>()
+  const admissions = new WeakMap<FastifyRequest, A>()
   upgrades.add(`${app.prefix}${path}`)
   app.get(path, {
     exposeHeadRoute: false,
@@ -57,14 +59,15 @@ export function addSocketRoute<Params, Query> (app: FastifyInstance, path: strin
     schema: route.schema,
     onRequest: async (request, reply) => {
       checkUpgrade(request, reply, upgrades, route.plainAdvice)
-      admissions.set(request, admitSocket(request, route.ticketFor(request.params as Params), access))
+      admissions.set(request, await door.admit(request, route.ticketFor(request.params as Params)))
       checkSubprotocol(request)
     },
   }, async (request, reply) => {
     const over = new AbortController()
     const query = request.query as Query
     const admission = admissions.get(request)!
-    const talk = route.open(request.params as Params, query, { ...admission, signal: over.signal })
+    const opening = route.open(request.params as Params, query, { ...admission, signal: over.signal })
+    const talk = opening instanceof Promise ? await opening : opening
     const accepted = acceptOr(() => {
       over.abort()
       talk.abandon?.()
@@ -75,7 +78,7 @@ export function addSocketRoute<Params, Query> (app: FastifyInstance, path: strin
       limits,
       closing,
       over,
-      mayStay: () => access.tokens.isValid(admission.tokenId),
+      mayStay: door.mayStay && (() => door.mayStay!(admission)),
       onClosed: () => reply.raw.emit('finish'),
       onMessage: talk.onMessage,
       log: request.log,

@@ -11,22 +11,23 @@ export interface PendingUpgrade {
 }
 
 /**
- * Tells upgrades apart where they come in, for every door alike: those of previews go to the program in the sandbox, those to a
- * WebSocket of the API go to the router, as the requests that they are. So a socket is authenticated, checked and refused by what
+ * Tells upgrades apart where they come in, for every door alike: some are passed on, as previews are to the program in the sandbox; those to
+ * a WebSocket of the API go to the router, as the requests that they are. So a socket is authenticated, checked and refused by what
  * does that for REST, in the same words; its route takes the connection over only when nothing speaks against it.
  *
  * @fastify/websocket works likewise, but hears only the one server that Fastify made; here there are three.
  */
 export class UpgradeKeeper implements Doorkeeper {
-  readonly #previews: Doorkeeper | undefined
+  /** For what is passed on: to programs in sandboxes, and to hosts. */
+  readonly #passing: Doorkeeper | undefined
   /** The paths of the API's WebSockets: filled when their routes are registered. */
   readonly #paths: RegExp[] = []
   /** The paths on which a PUT gets the leave to send its body from the route. */
   readonly #patient: RegExp[] = []
   readonly #pending = new WeakMap<IncomingMessage, PendingUpgrade>()
 
-  constructor (options: { previews?: Doorkeeper | undefined } = {}) {
-    this.#previews = options.previews
+  constructor (options: { passing?: Doorkeeper | undefined } = {}) {
+    this.#passing = options.passing
   }
 
   /** Makes a route one of a WebSocket. `pattern` is the router's: `/v1/sandboxes/:id/logs/ws`. */
@@ -41,19 +42,19 @@ export class UpgradeKeeper implements Doorkeeper {
 
   /** What is left is answered as if no upgrade had been asked for. */
   shouldUpgrade (request: IncomingMessage): boolean {
-    return this.#previews?.shouldUpgrade(request) === true || this.#isSocket(request)
+    return this.#passing?.shouldUpgrade(request) === true || this.#isSocket(request)
   }
 
   handleUpgrade (request: IncomingMessage, socket: Duplex, head: Buffer, handle: RequestListener): void {
     // A preview's host name makes every path its own.
-    if (this.#previews?.shouldUpgrade(request)) return this.#previews.handleUpgrade(request, socket, head, handle)
+    if (this.#passing?.shouldUpgrade(request)) return this.#passing.handleUpgrade(request, socket, head, handle)
     this.#pending.set(request, { socket, head })
     void handle(request, responseOn(request, socket as Socket))
   }
 
   handleContinue (request: IncomingMessage, response: ServerResponse, handle: RequestListener): void {
     if (request.method === 'PUT' && this.#patient.some(path => path.test(request.url ?? ''))) return void handle(request, response as Parameters<typeof handle>[1])
-    if (this.#previews) return this.#previews.handleContinue(request, response, handle)
+    if (this.#passing) return this.#passing.handleContinue(request, response, handle)
     response.writeContinue()
     void handle(request, response as Parameters<typeof handle>[1])
   }

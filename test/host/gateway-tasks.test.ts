@@ -1,7 +1,9 @@
 /** Tasks by way of a gateway, on a real host: run, told of, and followed whatever becomes of the host. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { test } from 'node:test'
 import { fetch } from 'undici'
+import { WebSocket } from 'ws'
 import { pollUntil } from '../../src/lib/poll.ts'
 import type { Task, TaskPage } from '../../src/schemas/task.ts'
 import { deliveryId } from '../../src/services/tasks/delivery-id.ts'
@@ -32,6 +34,11 @@ test('tasks of a fleet by way of its gateway', async t => {
     const { status, attempts } = await wait(task.id)
     assert.deepEqual([status, attempts.map(attempt => attempt.workerId)], ['failed', [workerId]])
     assert.equal(await read(task.id, 'stream=stderr'), 'trouble\n')
+    const socket = new WebSocket(`${gateway.url.replace(/^http/, 'ws')}/v1/tasks/${task.id}/logs/ws?stream=stdout`, ['berth.v1', `bearer.${authorization.slice('Bearer '.length)}`])
+    const frames: Array<{ type: string, data?: string }> = []
+    socket.on('message', data => frames.push(JSON.parse(String(data)) as { type: string }))
+    await once(socket, 'close')
+    assert.deepEqual(frames.map(({ type, data }) => data ?? type), ['hello\n', 'end'])
   })
 
   await t.test('a follower goes on through the death of the daemon, and of the gateway from its last cursor', async () => {

@@ -5,11 +5,14 @@ import type { AddressInfo, Socket } from 'node:net'
 import type { TestContext } from 'node:test'
 import { pino } from 'pino'
 import { fetch } from 'undici'
+import { WebSocket, type ClientOptions } from 'ws'
 import { BerthError } from '../../../../src/errors.ts'
+import { fleetSocketDoor } from '../../../../src/gateway/fleet-socket-door.ts'
 import { gatewaySchemas } from '../../../../src/gateway/gateway-document.ts'
 import type { KeptEntry, KeptOutput, OutputBuffer } from '../../../../src/gateway/logs/buffered-output.ts'
 import { FleetLogs } from '../../../../src/gateway/logs/fleet-logs.ts'
 import { gatewayLogRoutes } from '../../../../src/gateway/logs/gateway-log-routes.ts'
+import { gatewayLogTailRoutes } from '../../../../src/gateway/logs/gateway-log-tail.ts'
 import { HostLogClient } from '../../../../src/gateway/logs/host-log-client.ts'
 import { FleetTasks, type FleetTasksOptions } from '../../../../src/gateway/tasks/fleet-tasks.ts'
 import { gatewayTaskRoutes } from '../../../../src/gateway/tasks/gateway-task-routes.ts'
@@ -22,6 +25,8 @@ import type { LogRecord, LogStream } from '../../../../src/schemas/log.ts'
 import { toSseFrame } from '../../../../src/services/logs/log-format.ts'
 import { deliveryId } from '../../../../src/services/tasks/delivery-id.ts'
 import type { TaskRecord } from '../../../../src/services/tasks/task-record.ts'
+import { defaultSocketLimits } from '../../../../src/ws/json-socket.ts'
+import { UpgradeKeeper } from '../../../../src/ws/upgrade-keeper.ts'
 
 type LineRecord = Extract<LogRecord, { type: 'line' }>
 
@@ -172,6 +177,15 @@ const stopping = () => new BerthError('unavailable', 'gateway_stopping', 'the ga
 
 export const admin: FleetPrincipal = { id: 'tok_admin', scope: 'admin' }
 
+const principals: Readonly<Record<string, FleetPrincipal>> = {
+  admin,
+  read: { id: 'tok_read', scope: 'read' },
+  gpu: { id: 'tok_gpu', scope: 'client', pools: ['gpu'] },
+  worker: { id: 'tok_worker', scope: 'worker' },
+}
+
+const isTail = ({ url }: { url: string }) => url.includes('/logs/ws')
+
 export interface FleetRigOptions {
   tasks?: Partial<FleetTasksOptions>
   silenceMs?: number
@@ -198,17 +212,26 @@ export async function buildFleetRig (t: TestContext, { tasks: parts = {}, silenc
   const queue = { push: unused, cancel: unused, retry: unused, stats: async () => [] }
   const tasks = new FleetTasks({ queue, table: { list: unused, remove: unused, get: table.get, watch: table.watch }, workers, ...parts })
   const closing = new AbortController()
-  const app = createHttpServer({ logger: pino({ level: 'silent' }), limits: defaultHttpLimits, closing: closing.signal })
+  const upgrades = new UpgradeKeeper()
+  const app = createHttpServer({
+    logger: pino({ level: 'silent' }), limits: defaultHttpLimits, closing: closing.signal, shouldUpgrade: request => upgrades.shouldUpgrade(request),
+  })
+  app.server.on('upgrade', (request, socket, head) => upgrades.handleUpgrade(request, socket, head, app.routing))
   addManners(app)
   addClosing(app, { ending: closing, closing: closing.signal, reason: stopping })
   addErrorAnswers(app, { closing: closing.signal, bodyBytes: defaultHttpLimits.bodyBytes })
   app.decorateRequest('idempotent', undefined)
   app.decorateRequest('fleetPrincipal', undefined)
   const principal = { now: admin }
-  app.addHook('onRequest', async request => { request.fleetPrincipal = principal.now })
+  app.addHook('onRequest', async request => {
+    // Of a WebSocket only what comes in a header is known here.
+    if (!isTail(request) || request.headers.authorization !== undefined) request.fleetPrincipal = principal.now
+  })
   for (const schema of componentSchemas(gatewaySchemas)) app.addSchema(schema)
   void app.register(gatewayTaskRoutes, { prefix: '/v1', tasks, closing: closing.signal })
   void app.register(gatewayLogRoutes, { prefix: '/v1', tasks, logs, streams: { closing: closing.signal, heartbeatMs } })
+  const door = fleetSocketDoor({ verify: async token => principals[token] })
+  void app.register(gatewayLogTailRoutes, { prefix: '/v1', tasks, logs, sockets: { upgrades, door, limits: defaultSocketLimits, closing: closing.signal } })
   const url = await app.listen({ host: '127.0.0.1', port: 0 })
   t.after(async () => {
     await app.close()
@@ -225,6 +248,13 @@ export async function buildFleetRig (t: TestContext, { tasks: parts = {}, silenc
     tasks,
     /** Who asks from then on. */
     as (who: FleetPrincipal) { principal.now = who },
+    closing,
+    /** Offers a token as browsers do: that of a scope is its name. */
+    socket: (path: string, protocols: string[] = ['berth.v1', 'bearer.admin'], options: ClientOptions = {}) => {
+      const socket = new WebSocket(`${url.replace(/^http/, 'ws')}${path}`, protocols, options)
+      socket.on('error', () => {})
+      return socket
+    },
     open: (path: string, headers: Record<string, string> = {}, signal?: AbortSignal) => fetch(`${url}${path}`, { headers, signal: signal ?? null }),
     text: async (path: string, headers: Record<string, string> = {}) => await (await fetch(`${url}${path}`, { headers })).text(),
   }
