@@ -48,6 +48,8 @@ const serverOptions = {
   // A worker that vanished without a word costs nothing for longer than this.
   'grpc.keepalive_time_ms': 60_000,
   'grpc.keepalive_timeout_ms': 20_000,
+  // Of a connection without a call, whoever holds it: a worker calls every ten seconds.
+  'grpc.max_connection_idle_ms': 120_000,
   'grpc.max_send_message_length': 64 * 1024 ** 2,
 }
 
