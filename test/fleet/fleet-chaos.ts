@@ -40,10 +40,11 @@ const settledWithinMs = 120_000
 export async function runFleetChaos (t: Teardown, { seed, tasks, realTasks, chaosMs, leaseMs = 4000, onEvent = () => {} }: ChaosOptions): Promise<ChaosResult> {
   const startedAt = performance.now()
   const random = seededRandom(seed)
+  const parts = newestFirst(t)
   const dir = await mkdtemp(join(tmpdir(), 'berth-fleet-'))
-  t.after(() => rm(dir, { recursive: true, force: true }))
-  const world = await FleetWorld.make(t, ['redis', 'client', ...gateways, ...fakeHosts, ...realHosts])
-  const nodes = await FleetNodes.start(t, { world, dir, gateways, fakeHosts, realHosts, leaseMs })
+  parts.after(() => rm(dir, { recursive: true, force: true }))
+  const world = await FleetWorld.make(parts, ['redis', 'client', ...gateways, ...fakeHosts, ...realHosts])
+  const nodes = await FleetNodes.start(parts, { world, dir, gateways, fakeHosts, realHosts, leaseMs })
   const { orders, expectations } = makeOrders(random, { tasks, realTasks })
   const submitting = nodes.client(['submit', nodes.tokenFile, nodes.urls.join(',')], orders.map(order => `${JSON.stringify(order)}\n`).join(''))
   submitting.catch(() => {})
@@ -58,6 +59,13 @@ export async function runFleetChaos (t: Teardown, { seed, tasks, realTasks, chao
   const records = await untilSettled(nodes, onEvent)
   const verdict = check(expected, records, await readStarts(nodes, fakeHosts))
   return { ...verdict, kills, partitions, durationMs: performance.now() - startedAt }
+}
+
+/** What stands on something else is released before it: processes before their network. */
+function newestFirst (t: Teardown): Teardown {
+  const releases: Array<() => Promise<void>> = []
+  t.after(async () => { for (const release of releases.reverse()) await release() })
+  return { after: release => { releases.push(release) } }
 }
 
 function makeOrders (random: Random, { tasks, realTasks }: { tasks: number, realTasks: number }): { orders: Order[], expectations: Map<string, Expectation> } {
