@@ -29,8 +29,9 @@ export interface FollowOptions {
 
 /** So many texts of foreign entries, which have no number, are remembered to tell which came before. */
 const mostForeign = 10_000
-/** A reader who is so many items behind is read to from the buffer again. */
+/** A reader who is so many items, or characters, behind is read to from the buffer again, which holds fewer. */
 const mostWaiting = 10_000
+const mostWaitingLength = 4 * 1024 ** 2
 
 /** One connection for all who follow. */
 export class FleetLogBuffer {
@@ -142,6 +143,7 @@ class Follower {
   /** Showed that something was missed, which is to be read before it. */
   #held: string | undefined
   #waiting = 0
+  #waitingLength = 0
 
   constructor (after: readonly FleetLogPlace[]) {
     for (const { fence, seq } of after) this.#last.set(fence, seq)
@@ -149,7 +151,8 @@ class Follower {
 
   hear (text: string): void {
     if (this.#isBehind) return
-    if (++this.#waiting > mostWaiting) this.fallBehind()
+    this.#waitingLength += text.length
+    if (++this.#waiting > mostWaiting || this.#waitingLength > mostWaitingLength) this.fallBehind()
     else void this.items.push(text)
   }
 
@@ -161,6 +164,7 @@ class Follower {
   beginAnew (): void {
     this.#isBehind = false
     this.#waiting = 0
+    this.#waitingLength = 0
     this.items = new Channel<string>(mostWaiting)
   }
 
@@ -176,6 +180,7 @@ class Follower {
   async * live (): AsyncGenerator<FleetLogItem> {
     for await (const text of this.items) {
       this.#waiting--
+      this.#waitingLength -= text.length
       if (this.#showsLoss(text)) {
         this.#held = text
         this.fallBehind()
