@@ -132,16 +132,17 @@ test('gateways of one fleet are one', { timeout: 120_000 }, async t => {
   })
 
   await t.test('no two sandboxes of a fleet have one address, and one that was given back is used last', async () => {
-    const clients = [await joinFleet(t, one, 'hst_one'), await joinFleet(t, other, 'hst_two')] as const
-    for (const [index, client] of clients.entries()) await client.register(registration(['hst_one', 'hst_two'][index]!))
+    const clients = [await joinFleet(t, one, 'hst_three'), await joinFleet(t, other, 'hst_two')] as const
+    for (const [index, client] of clients.entries()) await client.register(registration(['hst_three', 'hst_two'][index]!))
     const lent = await Promise.all(Array.from({ length: 12 }, async (_, index) => await clients[index % 2]!.allocate(`sandbox-${index}`)))
     assert.equal(new Set(lent.map(({ ipv4 }) => ipv4)).size, 12)
     assert.ok(lent.every(({ gateway4, prefixLength }) => gateway4 === '10.64.0.1' && prefixLength === 28))
-    assert.deepEqual(await clients[1].allocate('sandbox-0'), lent[0], 'the same sandbox, the same address')
+    assert.deepEqual(await clients[0].allocate('sandbox-0'), lent[0], 'the same sandbox, the same address')
 
-    await clients[0].release('sandbox-3')
-    await clients[0].release('sandbox-3')
-    await clients[0].release('sandbox-5')
+    await assert.rejects(clients[0].release('sandbox-3'), { code: 'addresses_unavailable' })
+    await clients[1].release('sandbox-3')
+    await clients[1].release('sandbox-3')
+    await clients[1].release('sandbox-5')
     const next = [await clients[0].allocate('a'), await clients[1].allocate('b'), await clients[0].allocate('c')].map(({ ipv4 }) => ipv4)
     assert.deepEqual(next, ['10.64.0.14', lent[3]!.ipv4, lent[5]!.ipv4], 'what nobody had yet, then what was given back longest ago')
     await assert.rejects(clients[0].allocate('d'), { code: 'addresses_exhausted' })
@@ -149,9 +150,9 @@ test('gateways of one fleet are one', { timeout: 120_000 }, async t => {
     for (const never of ['10.64.0.0', '10.64.0.1', '10.64.0.15']) assert.ok(!all.has(never))
 
     // What a host has that will not come back is free once it is forgotten.
-    await clients[0].deregister('hst_one')
-    assert.equal((await one.request('DELETE', '/v1/workers/hst_one')).status, 204)
-    assert.equal((await one.request('DELETE', '/v1/workers/hst_one')).status, 404)
+    await clients[0].deregister('hst_three')
+    assert.equal((await one.request('DELETE', '/v1/workers/hst_three')).status, 204)
+    assert.equal((await one.request('DELETE', '/v1/workers/hst_three')).status, 404)
     assert.ok((await clients[1].allocate('e')).ipv4)
   })
 })
