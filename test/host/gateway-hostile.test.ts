@@ -1,11 +1,13 @@
 /** A fleet as its enemies see it: holders of tokens for something else, hosts that lie, and whoever reaches a port. */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { connect, type AddressInfo } from 'node:net'
 import { test } from 'node:test'
 import { credentials, makeClientConstructor, Metadata, status, type Client, type ServiceError } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
+import type { Redis } from 'ioredis'
 import { pollUntil } from '../../src/lib/poll.ts'
 import { openRedis } from '../../src/services/redis/redis-connection.ts'
 import { RedisServer } from '../support/redis-server.ts'
@@ -148,4 +150,37 @@ test('with its token end the streams and sockets of whoever has it, at every gat
   assert.equal((await gateway.request('DELETE', `/v1/tokens/${gone!.id}`)).status, 204)
   assert.ok(await pollUntil(async () => ending.every(({ isOpen }) => !isOpen), 20_000), JSON.stringify(ending.filter(({ isOpen }) => isOpen)))
   assert.deepEqual(staying.filter(({ isOpen }) => !isOpen), [])
+})
+
+test('no token is in Redis or in a log, and addresses that clients make up help nobody', { timeout: 60_000 }, async t => {
+  const { redis, gateway } = await startFleet(t)
+  const secrets = [gateway.token, registration.apiToken, ...await Promise.all((['admin', 'client', 'read', 'worker'] as const).map(scope => gateway.makeToken(scope)))]
+  const [, , admin, client, , worker] = secrets as [string, string, string, string, string, string]
+  const key = { 'idempotency-key': 'a' }
+  await workerCalls(t, gateway)('registerWorker', { ...registration, hostId: 'hst_1' }, worker)
+  for (const token of [admin, client]) {
+    const headers = { authorization: `Bearer ${token}`, ...key }
+    await gateway.request('POST', '/v1/tasks', { image: 'a/b' }, headers)
+    await gateway.request('POST', '/v1/tokens', { name: 'a', scope: 'read' }, headers).then(({ body }) => { if ('token' in body) secrets.push(String(body['token'])) })
+    await gateway.request('GET', '/v1/workers/hst_1/api/v1/host', undefined, headers)
+  }
+  const connection = await openRedis({ url: redis.url, prefix: 'airstore', passwordFile: '', caFile: '', certFile: '', keyFile: '' })
+  t.after(async () => connection.close())
+  const { client: reader } = connection
+  const texts = [await readFile(gateway.logPath, 'utf8')]
+  for (const name of await (reader as Redis).keys('*')) {
+    const type = await reader.type(name)
+    const value = type === 'string' ? await reader.get(name) : type === 'hash' ? await reader.hgetall(name) : type === 'zset' ? await reader.zrange(name, 0, -1) : type === 'set' ? await reader.smembers(name) : await reader.lrange(name, 0, -1)
+    texts.push(name, JSON.stringify(value))
+  }
+  assert.ok(texts.length > 20)
+  for (const secret of secrets) assert.ok(texts.every(text => !text.includes(secret)), secret)
+
+  const statuses = new Set<number>()
+  for (let index = 0; index < 70; index++) {
+    const spoofed = { authorization: `Bearer berth_${index}`, 'x-forwarded-for': `10.0.0.${index}`, forwarded: `for=10.0.0.${index}`, 'x-real-ip': `10.0.0.${index}` }
+    statuses.add((await gateway.request('GET', '/v1/gateway', undefined, spoofed)).status)
+  }
+  assert.deepEqual([...statuses], [401, 429])
+  assert.equal((await gateway.request('GET', '/v1/gateway')).status, 200, 'who has a good token is let in all the same')
 })
