@@ -68,22 +68,37 @@ export function hostRequestHeaders (raw: RawHeaders, facts: RequestHeaderFacts):
 export interface AnswerHeaderFacts {
   /** Under what the client sees the host's paths. */
   prefix: string
+  /** Below which path of the gateway an answer may send the client elsewhere. */
+  home: string
   workerId: string
   /** Whether fields may follow the body. */
   hasTrailers: boolean
 }
 
+const anywhere = 'http://gateway.invalid'
+
 /** Headers of an answer as the client gets them, without those that frame the body. */
-export function clientAnswerHeaders (raw: RawHeaders, { prefix, workerId, hasTrailers }: AnswerHeaderFacts): string[] {
+export function clientAnswerHeaders (raw: RawHeaders, { prefix, home, workerId, hasTrailers }: AnswerHeaderFacts): string[] {
   const dropped = new Set([...hopByHop, ...namedByConnection(raw), ...strippedFromAnswers, 'x-berth-worker', 'x-content-type-options', ...(hasTrailers ? [] : ['trailer'])])
   const kept: string[] = []
   for (const [name, value] of headerPairs(raw)) {
     const lower = name.toLowerCase()
-    // `//host` leads elsewhere.
-    if (!dropped.has(lower)) kept.push(name, lower === 'location' && /^\/(?![/\\])/.test(value) ? prefix + value : value)
+    if (dropped.has(lower)) continue
+    if (lower !== 'location') kept.push(name, value)
+    else if (value.startsWith('/') && staysBelow(home, prefix + value)) kept.push(name, prefix + value)
   }
   kept.push(...harmlessAsPage, 'X-Berth-Worker', workerId)
   return kept
+}
+
+/**
+ * Whether a place that a host sends a client to is its own. A client would follow any other with the token that it has for the gateway,
+ * as `fetch` does within an origin, and repeat its request there.
+ */
+function staysBelow (home: string, place: string): boolean {
+  if (!URL.canParse(place, anywhere)) return false
+  const { origin, pathname } = new URL(place, anywhere)
+  return origin === anywhere && (pathname === home || pathname.startsWith(`${home}/`))
 }
 
 /** A client's Idempotency-Key as hosts know it: theirs all come by one token, and two clients may choose the same. */

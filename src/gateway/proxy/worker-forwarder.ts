@@ -198,8 +198,10 @@ class Passage {
   }
 
   #headersOf (answer: IncomingMessage, hasTrailers: boolean): string[] {
-    const { prefix, link } = this.#call
-    return clientAnswerHeaders(answer.rawHeaders, { prefix, workerId: link.access.worker.id, hasTrailers })
+    const { prefix, target, link } = this.#call
+    // What is asked of one sandbox, of whatever host, stays with it: /v1/sandboxes/ID.
+    const home = prefix === '' ? target.split('?', 1)[0]!.split('/', 4).join('/') : prefix
+    return clientAnswerHeaders(answer.rawHeaders, { prefix, home, workerId: link.access.worker.id, hasTrailers })
   }
 
   #onError (error: NodeJS.ErrnoException): void {

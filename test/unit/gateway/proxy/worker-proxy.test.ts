@@ -40,6 +40,19 @@ test('a request goes to the host with the host\'s own token, and nothing of who 
   assert.deepEqual(['set-cookie', 'clear-site-data', 'x-hop', 'x-own', 'x-berth-worker'].map(name => answer.headers.get(name)), [null, null, null, 'yes', 'w1'])
 })
 
+test('a host sends a client nowhere but to itself', async t => {
+  let location = ''
+  const host = await FakeHost.start(t, (_request, response) => { response.writeHead(307, { location }).end() })
+  const { url } = await startGateway(t, host)
+  const sentTo = async (place: string) => {
+    location = place
+    return (await fetch(`${url}${api}/v1/sandboxes/sbx_1`, { headers: as('client'), redirect: 'manual' })).headers.get('location')
+  }
+  assert.equal(await sentTo('/v1/sandboxes/sbx_2?x=1'), `${api}/v1/sandboxes/sbx_2?x=1`)
+  const elsewhere = ['/../../tokens', '/%2e%2e/%2E./../tokens', '/..\\..\\..\\tokens', '//evil.example/', '/\\evil.example', `${url}/v1/tokens`, 'https://evil.example/', '../../../tokens', '']
+  for (const place of elsewhere) assert.ok([null, ''].includes(await sentTo(place)) || (await sentTo(place))!.startsWith(`${api}//`) || (await sentTo(place))!.startsWith(`${api}/\\`), place)
+})
+
 test('two clients with one Idempotency-Key have two at the host', async t => {
   const host = await FakeHost.start(t, (request, response) => response.end(request.headers['idempotency-key']))
   const { url } = await startGateway(t, host)
