@@ -125,7 +125,8 @@ export class SandboxTerminal {
     this.#isRemoved = true
     if (!sandbox.hasEnded) await killSession(sandbox.runtime, places)
     await hosts.discard(this.id)
-    await this.#removeFiles()
+    const { dir, runDir } = this.#parts.places
+    await removeTrees([dir, runDir])
   }
 
   /** Takes over what another daemon left; one that was being removed is to be removed again. `status`: what the pty-host knows of it. */
@@ -221,14 +222,8 @@ export class SandboxTerminal {
     await pollUntil(async () => this.#viewers.write + this.#viewers.read === 0, lastWordsMs)
     this.#markRemoved()
     await hosts.forget(this.id)
-    await this.#removeFiles()
-  }
-
-  async #removeFiles (): Promise<void> {
     const { dir, runDir } = this.#parts.places
-    // The pty-host may be about to write one more.
-    const hasRemoved = await pollUntil(async () => removeTrees([dir, runDir]).then(() => true, () => false), lastWordsMs)
-    if (!hasRemoved) await removeTrees([dir, runDir])
+    await removeTrees([dir, runDir])
   }
 
   #markRemoved (): void {
