@@ -271,7 +271,7 @@ test('it ends when its directory is gone', async t => {
   const client = await rig.connect()
   await client.create(['/usr/bin/sleep', '1000'])
   const [status] = await client.list() as [PtyStatus]
-  assert.deepEqual(readArguments(status.pid).slice(0, 2), ['/usr/bin/sleep', '1000'])
+  await until(async () => readArguments(status.pid).slice(0, 2).join(' ') === '/usr/bin/sleep 1000', 'the program is what was forked for it')
   await rm(rig.dir, { recursive: true })
   await until(async () => findProcess(rig.pid) === undefined && findProcess(status.pid) === undefined, 'it has ended')
 })
