@@ -25,6 +25,9 @@ export class HostGoneError extends Error {
   }
 }
 
+/** Of a connection that breaks before there is an answer. */
+const closedCodes: ReadonlySet<string> = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE'])
+
 /** The host says each 15 s that it is there: three times nothing, and it is not. */
 export const defaultTimes: Readonly<ConnectionTimes> = Object.freeze({ connectMs: 3000, headMs: 10_000, silenceMs: 45_000 })
 
@@ -82,12 +85,17 @@ export class HostLogClient {
     else if (tail !== undefined) query.set('tail', String(tail))
     if (stream !== undefined) query.set('stream', stream)
     const url = new URL(`${access.url}/v1/tasks/${taskId}/logs?${query}`)
-    const answer = await this.#connections.agentOf(access).request({
+    const request = () => this.#connections.agentOf(access).request({
       origin: url.origin,
       path: `${url.pathname}${url.search}`,
       method: 'GET',
       headers: { authorization: `Bearer ${access.token}`, accept: 'text/event-stream', 'user-agent': 'berth-gateway' },
       signal,
+    })
+    const answer = await request().catch(async error => {
+      // A connection that was kept may be closed at its other end in the very moment in which it is used again.
+      if (!closedCodes.has(String(error.code))) throw error
+      return await request()
     }).catch(error => {
       // One that refuses answers at once; one that is gone takes a while to be known as gone, for everybody who asks.
       if (!signal.aborted) this.#rest(workerId)
