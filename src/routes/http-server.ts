@@ -5,6 +5,7 @@ import type { Socket } from 'node:net'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import { BerthError } from '../errors.ts'
+import { answerSerializers } from './answer-serializers.ts'
 import { answerClientError, answerError } from './http-errors.ts'
 import { coerceQuery, type QuerySchema } from './query.ts'
 
@@ -63,6 +64,7 @@ export function createHttpServer ({ logger, limits, closing, shouldUpgrade = () 
     routerOptions: { maxParamLength: 1024 },
     frameworkErrors: (error, request, reply) => void answerError(error, request, reply.header('x-request-id', request.id), errorOptions),
     clientErrorHandler: (error, socket) => answerClientError(error, socket as Socket, () => requestId()),
+    schemaController: { compilersFactory: { buildSerializer: answerSerializers() } },
     ajv: {
       // One finding is enough, and looking for all lets a body be made that takes long to check.
       customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: true, allErrors: false, strict: true, verbose: true },
