@@ -3,9 +3,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { fetch } from 'undici'
 import { FleetOutputBuffer } from '../../../../src/gateway/logs/fleet-output-buffer.ts'
-import { HostGoneError, HostLogClient } from '../../../../src/gateway/logs/host-log-client.ts'
+import { HostGoneError } from '../../../../src/gateway/logs/host-log-client.ts'
 import type { FleetLogEntry } from '../../../../src/services/fleet-wire/fleet-log-entry.ts'
-import { as, FakeHost, workerRecord } from '../proxy/proxy-rig.ts'
+import { hostLogReader } from '../host-log-rig.ts'
+import { as, FakeHost } from '../proxy/proxy-rig.ts'
 import { SandboxHost, startFleet } from '../sandboxes/sandbox-rig.ts'
 import { makeRecord } from '../tasks/fleet-record.ts'
 
@@ -54,13 +55,7 @@ test('records of a host that are none end the reading of it, and change nothing 
     { ...line, encoding: 'hex' }, { ...line, partial: 'no' }, { type: '__proto__', cursor: '0:1' }, { type: 'gap', cursor: '0:1' }]
   let said: unknown
   const host = await FakeHost.start(t, (_request, response) => response.writeHead(200, { 'content-type': 'text/event-stream' }).end(`data: ${JSON.stringify(said)}\n\nevent: end\ndata: {}\n\n`))
-  const client = new HostLogClient({ workers: { access: async () => ({ worker: workerRecord('w1'), url: host.url, token: 'a' }) } })
-  t.after(async () => await client.close())
-  const read = async () => {
-    const records = []
-    for await (const batch of client.read({ workerId: 'w1', taskId: 'tsk_1', follow: false, signal: new AbortController().signal })) records.push(...batch)
-    return records
-  }
+  const read = hostLogReader(t, host.url)
   for (said of nonsense) await assert.rejects(read(), HostGoneError, JSON.stringify(said))
   said = line
   assert.deepEqual(await read(), [line])

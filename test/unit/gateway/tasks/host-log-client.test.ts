@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import type { Socket } from 'node:net'
 import { test } from 'node:test'
-import { HostGoneError, HostLogClient } from '../../../../src/gateway/logs/host-log-client.ts'
-import { FakeHost, workerRecord } from '../proxy/proxy-rig.ts'
+import { HostGoneError } from '../../../../src/gateway/logs/host-log-client.ts'
+import { hostLogReader } from '../host-log-rig.ts'
+import { FakeHost } from '../proxy/proxy-rig.ts'
 
 const line = { type: 'line', cursor: '0:1', at: '2026-01-01T00:00:00.000Z', stream: 'stdout', text: 'a', partial: false }
 
@@ -15,13 +16,7 @@ test('a kept connection that is closed as it is used again does not make a host 
     if (isDead || used.get(socket)! > 1) return socket.destroy()
     response.writeHead(200, { 'content-type': 'text/event-stream' }).end(`data: ${JSON.stringify(line)}\n\nevent: end\ndata: {}\n\n`)
   })
-  const client = new HostLogClient({ workers: { access: async () => ({ worker: workerRecord('w1'), url: host.url, token: 'a' }) } })
-  t.after(async () => await client.close())
-  const read = async () => {
-    const records = []
-    for await (const batch of client.read({ workerId: 'w1', taskId: 'tsk_1', follow: false, signal: new AbortController().signal })) records.push(...batch)
-    return records
-  }
+  const read = hostLogReader(t, host.url)
   for (const _ of [1, 2, 3]) assert.deepEqual(await read(), [line])
   assert.ok([...used.values()].includes(2), 'a connection was used again')
   isDead = true
